@@ -1,0 +1,56 @@
+"""Forked workers that share one queue: each job goes to exactly one of them.
+
+    python examples/fork_workers.py --jobs 1000 --workers 4
+
+A job is queued under its key, so a job that changes while it waits is done once, with the
+latest payload. A worker may be killed at any time: the others go on, and nothing hangs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+from typing import Any
+
+from shmcache import FIFO, ShutDown
+
+
+def work(number: int, jobs: FIFO[Any]) -> None:
+    """Take jobs until the queue is shut down and empty. Handles survive the fork as they are."""
+    done = 0
+    while True:
+        try:
+            job = jobs.pop()
+        except ShutDown:
+            break
+        job["result"] = sum(range(job["input"]))
+        done += 1
+    print(f"worker {number} did {done} jobs", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=4)
+    options = parser.parse_args()
+
+    with FIFO.create(key_func=lambda job: job["id"]) as jobs:
+        try:
+            fork = multiprocessing.get_context("fork")
+            workers = [
+                fork.Process(target=work, args=(number, jobs)) for number in range(options.workers)
+            ]
+            for worker in workers:
+                worker.start()
+            for number in range(options.jobs):
+                jobs.add({"id": f"job-{number}", "input": number})
+            jobs.shutdown()  # what is queued is still done
+            for worker in workers:
+                worker.join()
+            print(f"{options.jobs} jobs done, {jobs.qsize()} left", flush=True)
+        finally:
+            jobs.unlink()
+
+
+if __name__ == "__main__":
+    main()

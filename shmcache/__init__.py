@@ -1,0 +1,98 @@
+"""shmcache: one live cache and one queue for all Python processes of a machine.
+
+source (list, watch) → reflector → codec → arena → Store / FIFO → worker.
+A source never sees a store. The reflector never sees bytes. The core never sees a Python object.
+A worker never sees a source. This file only re-exports; everything else is private, except
+``shmcache.sources`` and ``shmcache.demo``.
+"""
+
+import sys
+
+if sys.platform != "linux":
+    raise ImportError(
+        "shmcache runs on Linux only: it is built on futexes, open file description locks and "
+        f"/dev/shm, which {sys.platform} does not have"
+    )
+
+from shmcache._arena import list_arenas, unlink
+from shmcache._errors import (
+    ApiError,
+    ArenaExistsError,
+    ArenaNotFoundError,
+    ArenaPermissionError,
+    CapacityError,
+    ClosedError,
+    CodecError,
+    CorruptArenaError,
+    ExpiredError,
+    IncompatibleArenaError,
+    IndexNotFoundError,
+    InvalidNameError,
+    KeyFuncError,
+    LockTimeoutError,
+    ReadOnlyError,
+    ShmCacheError,
+    ShutDown,
+)
+from shmcache._frozen import thaw
+from shmcache._ports import Codec, KeyFunc, ListerWatcher, ListFunc, ReflectorStore, WatchFunc
+from shmcache._types import ArenaInfo, Event, ListOptions, ListResult, Stats, WatchOptions
+from shmcache.codecs import MsgpackCodec, MsgspecCodec, RawCodec
+from shmcache.fifo import FIFO
+from shmcache.keys import (
+    meta_namespace_index_func,
+    meta_namespace_key_func,
+    split_meta_namespace_key,
+)
+from shmcache.listwatch import ListWatch
+from shmcache.reflector import Reflector
+from shmcache.sources.kubernetes import list_watch_from_client
+from shmcache.store import Store
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FIFO",
+    "ApiError",
+    "ArenaExistsError",
+    "ArenaInfo",
+    "ArenaNotFoundError",
+    "ArenaPermissionError",
+    "CapacityError",
+    "ClosedError",
+    "Codec",
+    "CodecError",
+    "CorruptArenaError",
+    "Event",
+    "ExpiredError",
+    "IncompatibleArenaError",
+    "IndexNotFoundError",
+    "InvalidNameError",
+    "KeyFunc",
+    "KeyFuncError",
+    "ListFunc",
+    "ListOptions",
+    "ListResult",
+    "ListWatch",
+    "ListerWatcher",
+    "LockTimeoutError",
+    "MsgpackCodec",
+    "MsgspecCodec",
+    "RawCodec",
+    "ReadOnlyError",
+    "Reflector",
+    "ReflectorStore",
+    "ShmCacheError",
+    "ShutDown",
+    "Stats",
+    "Store",
+    "WatchFunc",
+    "WatchOptions",
+    "list_arenas",
+    "list_watch_from_client",
+    "meta_namespace_index_func",
+    "meta_namespace_key_func",
+    "split_meta_namespace_key",
+    "thaw",
+    "unlink",
+]

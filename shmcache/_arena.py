@@ -1,0 +1,266 @@
+"""Names and the life of arenas: create, attach, open, unlink, list.
+
+``posix_ipc`` makes and unlinks the segments, as ``/shmcache.NAME``; what is in them is the
+core's. ``multiprocessing.shared_memory`` is not used: its resource tracker unlinks segments that
+others still use. May import: ``_core``, ``_errors``, ``_status``, ``_types``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import posix_ipc
+
+from shmcache import _core
+from shmcache._errors import (
+    ArenaExistsError,
+    ArenaNotFoundError,
+    ArenaPermissionError,
+    CapacityError,
+    InvalidNameError,
+    ShmCacheError,
+)
+from shmcache._status import error
+from shmcache._types import ArenaInfo
+
+__all__ = ["Opening", "identity", "list_arenas", "parse_size", "unlink"]
+
+_DIRECTORY = "/dev/shm"
+_PREFIX = "shmcache."
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?\s*")
+_POWER = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
+# While somebody else creates the arena (milliseconds), look again this often.
+_POLL_SECONDS = 0.002
+_CREATION_SECONDS = 10.0
+
+
+class Opening:
+    """How a handle opens its core: what ``create``, ``attach`` and ``open`` have in common."""
+
+    def __init__(
+        self,
+        kind: str,
+        codec: str,
+        decode: Any,
+        cache_bytes: int,
+        lock_timeout: float,
+    ) -> None:
+        self.kind = kind
+        self.codec = codec
+        self.decode = decode
+        self.cache_bytes = cache_bytes
+        self.lock_timeout = lock_timeout
+
+    def create(self, name: str | None, capacity: int, mode: int) -> tuple[_core.Arena, str]:
+        """A new arena and its name; takes over what a creator that died left unfinished."""
+        _check_size(capacity)
+        if not 0 <= mode <= 0o770 or mode & 0o600 != 0o600:
+            raise ValueError(f"mode {mode:#o} must give the owner 0o600 and others nothing")
+        given = name
+        deadline = time.monotonic() + _CREATION_SECONDS
+        while True:
+            name = given if given is not None else secrets.token_hex(8)
+            try:
+                with _opened(name, posix_ipc.O_CREAT) as fd:
+                    core = _core.Arena.create(
+                        fd,
+                        "/" + _PREFIX + name,
+                        self.kind,
+                        capacity,
+                        self.codec,
+                        mode,
+                        name,
+                        self.decode,
+                        self.cache_bytes,
+                        self.lock_timeout,
+                    )
+                    if os.fstat(fd).st_nlink > 0:
+                        return core, name
+                    core.close()  # unlinked while we made it: a fresh file, then
+            except ArenaExistsError:
+                if given is not None and not self._being_created(name, deadline):
+                    raise
+
+    def _being_created(self, name: str, deadline: float) -> bool:
+        """Whether another process is creating ``name`` right now; sleeps a little if so."""
+        try:
+            with _opened(name) as fd:
+                busy = _core.inspect(fd)["status"] == "busy"
+        except ArenaNotFoundError:
+            return True
+        if busy and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            return True
+        return False
+
+    def attach(self, name: str, writable: bool, timeout: float) -> _core.Arena:
+        """The arena of that name; waits up to ``timeout`` seconds for it to appear."""
+        deadline = time.monotonic() + timeout
+        creation_deadline = max(deadline, time.monotonic() + _CREATION_SECONDS)
+        while True:
+            try:
+                with _opened(name) as fd:
+                    core = _core.Arena.attach(
+                        fd,
+                        self.kind,
+                        self.codec,
+                        writable,
+                        name,
+                        self.decode,
+                        self.cache_bytes,
+                        self.lock_timeout,
+                    )
+                    if os.fstat(fd).st_nlink > 0:
+                        return core
+                    core.close()  # unlinked between the two steps
+            except ArenaNotFoundError:
+                if time.monotonic() >= deadline:
+                    raise
+            except ArenaExistsError:  # busy: its creator is alive
+                if time.monotonic() >= creation_deadline:
+                    raise
+            time.sleep(_POLL_SECONDS)
+
+    def open(self, name: str, capacity: int, mode: int) -> _core.Arena:
+        """Attach writable, or create. Of many processes at once, one creates."""
+        while True:
+            try:
+                with _opened(name) as fd:
+                    unfinished = _core.inspect(fd)["status"] == "unfinished"
+                if not unfinished:
+                    return self.attach(name, True, 0.0)
+            except ArenaNotFoundError:
+                pass
+            try:
+                return self.create(name, capacity, mode)[0]
+            except ArenaExistsError:
+                continue
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes of ``"64MiB"``, ``"1.5 GiB"``, ``"100kB"`` or a number. The i makes it 1024s.
+
+    >>> parse_size("64MiB"), parse_size("100kB"), parse_size(4096)
+    (67108864, 100000, 4096)
+    """
+    if isinstance(size, bool) or not isinstance(size, (int, str)):
+        raise TypeError(f"a size is an int of bytes or a str like '64MiB', not {size!r}")
+    if isinstance(size, int):
+        return size
+    match = _SIZE.fullmatch(size)
+    if match is None:
+        raise ValueError(f"cannot read the size {size!r}: write bytes, or like '64MiB' or '1GiB'")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** _POWER[unit])
+
+
+def unlink(name: str) -> None:
+    """Remove the name of an arena. Processes that are attached go on; nobody new can attach.
+
+    Raises :class:`~shmcache.ArenaNotFoundError` if there is none.
+
+    >>> import shmcache
+    >>> store = shmcache.Store.create("an-arena", capacity="1MiB")
+    >>> shmcache.unlink("an-arena")
+    """
+    with _translated(name):
+        posix_ipc.unlink_shared_memory(_path(name))
+
+
+def list_arenas() -> list[ArenaInfo]:
+    """What is in ``/dev/shm`` under our prefix and can be opened, sorted by name."""
+    found = []
+    for file in sorted(os.listdir(_DIRECTORY)):
+        name = file.removeprefix(_PREFIX)
+        if name == file or not _NAME.fullmatch(name):
+            continue
+        try:
+            with _opened(name) as fd:
+                seen, status = _core.inspect(fd), os.fstat(fd)
+        except (ShmCacheError, OSError):
+            continue  # gone meanwhile, or somebody else's
+        whole = seen["status"] == "ok"
+        found.append(
+            ArenaInfo(
+                name=name,
+                kind=seen["kind"] if whole else seen["status"],
+                codec=seen["codec"],
+                capacity_bytes=seen["capacity"],
+                allocated_bytes=status.st_blocks * 512,
+                in_use=seen["in_use"],
+                owner_uid=status.st_uid,
+                mode=status.st_mode & 0o7777,
+            )
+        )
+    return found
+
+
+def identity(name: str) -> tuple[int, int] | None:
+    """Device and inode that ``name`` stands for now, None if for nothing."""
+    try:
+        with _opened(name) as fd:
+            status = os.fstat(fd)
+            return status.st_dev, status.st_ino
+    except ShmCacheError:
+        return None
+
+
+def _path(name: str) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidNameError(
+            f"{name!r} cannot be the name of an arena: use 1 to 200 letters, digits, '.', '_' or "
+            "'-' that do not begin with '.' or '-' (no slash: names are not paths)"
+        )
+    return "/" + _PREFIX + name
+
+
+@contextmanager
+def _opened(name: str, flags: int = 0) -> Iterator[int]:
+    """A descriptor of the segment; only the caller's view of it, closed at the end."""
+    with _translated(name):
+        memory = posix_ipc.SharedMemory(_path(name), flags=flags, mode=0o600, size=0)
+    try:
+        yield memory.fd
+    finally:
+        memory.close_fd()
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    try:
+        yield
+    except posix_ipc.ExistentialError as cause:
+        raise ArenaNotFoundError(
+            f"there is no arena {name!r} (looked for {_DIRECTORY}/{_PREFIX}{name}): is the process "
+            "that creates it running?"
+        ) from cause
+    except posix_ipc.PermissionsError as cause:
+        raise ArenaPermissionError(
+            f"{_DIRECTORY}/{_PREFIX}{name} is not ours to open: it belongs to another user"
+        ) from cause
+    except OSError as cause:
+        if cause.errno == 40:  # ELOOP: shm_open follows no symbolic link
+            raise ArenaPermissionError(
+                f"{_DIRECTORY}/{_PREFIX}{name} is a symbolic link, and those are not followed"
+            ) from cause
+        raise
+
+
+def _check_size(capacity: int) -> None:
+    """Refuse what can be refused before a file is made."""
+    if capacity < _core.MIN_CAPACITY:
+        raise error("too_small", "", {"wanted": capacity, "available": _core.MIN_CAPACITY})
+    try:
+        vfs = os.statvfs(_DIRECTORY)
+    except FileNotFoundError as cause:
+        raise CapacityError(f"{_DIRECTORY} does not exist: mount a tmpfs there") from cause
+    total = vfs.f_blocks * vfs.f_frsize
+    if capacity > total:
+        raise error("too_big", "", {"wanted": capacity, "available": total})

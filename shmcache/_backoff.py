@@ -1,0 +1,73 @@
+"""How long to wait before trying again: exponential, capped, jittered.
+
+It computes delays and never waits itself; the clock and the random source are arguments, so
+that a test decides both. May import: nothing of shmcache.
+"""
+
+from __future__ import annotations
+
+import random as _random
+import time
+from collections.abc import Callable
+
+__all__ = ["Backoff"]
+
+
+class Backoff:
+    """Delays that grow with every use and start over after a quiet time.
+
+    ``initial``, ``cap`` and ``reset_after`` are seconds. Each delay is the base (``initial``,
+    times ``factor`` after every use, at most ``cap``) plus a random share of up to ``jitter``
+    times the base, so with the defaults 0.8 to 1.6 s at first and 30 to 60 s in the end. The
+    jitter is added after the cap: a hundred processes that lost one server come back spread
+    over half a minute and not together. ``reset_after`` seconds without use start over.
+
+    ``clock`` is monotonic seconds, ``random`` gives a float in [0, 1). Not thread-safe: one
+    reflector owns it. Raises :class:`ValueError` for figures that could make a delay negative
+    or shrinking.
+
+    The figures are those of client-go's Reflector (``tools/cache/reflector.go``), the rule
+    that of its ``wait.NewExponentialBackoffManager``.
+
+    >>> backoff = Backoff(initial=1.0, cap=5.0, jitter=0.0)
+    >>> [backoff.next_delay() for _ in range(4)]
+    [1.0, 2.0, 4.0, 5.0]
+    """
+
+    def __init__(
+        self,
+        initial: float = 0.8,
+        factor: float = 2.0,
+        cap: float = 30.0,
+        jitter: float = 1.0,
+        reset_after: float = 120.0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = _random.random,
+    ) -> None:
+        if not 0 <= initial <= cap:
+            raise ValueError(f"need 0 <= initial <= cap, not initial={initial}, cap={cap}")
+        if factor < 1 or jitter < 0 or reset_after < 0:
+            raise ValueError(
+                f"need factor >= 1, jitter >= 0 and reset_after >= 0, not factor={factor}, "
+                f"jitter={jitter}, reset_after={reset_after}"
+            )
+        self._initial = initial
+        self._factor = factor
+        self._cap = cap
+        self._jitter = jitter
+        self._reset_after = reset_after
+        self._clock = clock
+        self._random = random
+        self._base = initial
+        self._last_use = clock()
+
+    def next_delay(self) -> float:
+        """Return the seconds to wait before the next try, and count this use."""
+        now = self._clock()
+        if now - self._last_use > self._reset_after:
+            self._base = self._initial
+        self._last_use = now
+        base = self._base
+        self._base = min(base * self._factor, self._cap)
+        return base * (1.0 + self._jitter * self._random())

@@ -1,0 +1,159 @@
+"""Every exception of shmcache, and what it means.
+
+    ShmCacheError
+    ├── KeyFuncError          (ValueError)         no key: bad object, or a key out of bounds
+    ├── CodecError            (ValueError)         an object that the codec cannot encode or decode
+    ├── CapacityError         (MemoryError)        the arena or its tmpfs is full; content unchanged
+    ├── ArenaExistsError      (FileExistsError)    create: the name is taken
+    ├── ArenaNotFoundError    (FileNotFoundError)  attach: no arena of that name
+    ├── ArenaPermissionError  (PermissionError)    the operating system, or our own checks, refuse
+    ├── InvalidNameError      (ValueError)         not a name that an arena can have
+    ├── IncompatibleArenaError                     another kind, codec, layout, or not an arena
+    ├── CorruptArenaError                          the segment breaks its own invariants
+    ├── ReadOnlyError                              a write through a read-only handle
+    ├── ClosedError                                use after close()
+    ├── IndexNotFoundError    (KeyError)           no index of that name
+    ├── LockTimeoutError      (TimeoutError)       a living process holds the lock too long
+    ├── ShutDown              (queue.ShutDown)*    pop after shutdown() on an empty FIFO
+    └── ApiError                                   the watched server answered with an error
+        └── ExpiredError                           410: the resource version is gone, list again
+
+Each class also derives from the standard exception in brackets, so ``except MemoryError``
+or ``except FileNotFoundError`` works for those who do not know shmcache. (* from Python 3.13)
+May import: nothing of shmcache.
+"""
+
+from __future__ import annotations
+
+import queue
+
+__all__ = [
+    "ApiError",
+    "ArenaExistsError",
+    "ArenaNotFoundError",
+    "ArenaPermissionError",
+    "CapacityError",
+    "ClosedError",
+    "CodecError",
+    "CorruptArenaError",
+    "ExpiredError",
+    "IncompatibleArenaError",
+    "IndexNotFoundError",
+    "InvalidNameError",
+    "KeyFuncError",
+    "LockTimeoutError",
+    "ReadOnlyError",
+    "ShmCacheError",
+    "ShutDown",
+]
+
+
+class ShmCacheError(Exception):
+    """Base of everything that shmcache raises on purpose."""
+
+
+class KeyFuncError(ShmCacheError, ValueError):
+    """A key function failed on ``obj``, or gave something that cannot be a key.
+
+    The key function's own exception is the ``__cause__``. Nothing was changed.
+    """
+
+    def __init__(self, message: str, obj: object = None) -> None:
+        super().__init__(message)
+        self.obj = obj
+
+
+class CodecError(ShmCacheError, ValueError):
+    """A codec could not encode ``obj`` or decode the bytes ``obj``; the cause is chained."""
+
+    def __init__(self, message: str, obj: object = None) -> None:
+        super().__init__(message)
+        self.obj = obj
+
+
+class CapacityError(ShmCacheError, MemoryError):
+    """The arena, or the file system below it, has no room. The content is as it was."""
+
+
+class ArenaExistsError(ShmCacheError, FileExistsError):
+    """``create`` found the name taken."""
+
+
+class ArenaNotFoundError(ShmCacheError, FileNotFoundError):
+    """``attach`` or ``unlink`` found no arena of that name."""
+
+
+class ArenaPermissionError(ShmCacheError, PermissionError):
+    """The arena belongs to somebody else, or is not as private as it must be."""
+
+
+class InvalidNameError(ShmCacheError, ValueError):
+    """A name that no arena can have: empty, too long, or with a character like ``/``."""
+
+
+class IncompatibleArenaError(ShmCacheError):
+    """Something of that name exists, and it is not an arena that this handle can use."""
+
+
+class CorruptArenaError(ShmCacheError):
+    """The segment breaks its own invariants; ``check()`` lists which."""
+
+
+class ReadOnlyError(ShmCacheError):
+    """A write was asked of a handle attached without ``writable=True``."""
+
+
+class ClosedError(ShmCacheError):
+    """The handle was closed."""
+
+
+class IndexNotFoundError(ShmCacheError, KeyError):
+    """The indexer has no index of that name."""
+
+    def __str__(self) -> str:  # KeyError would show repr(message)
+        return str(self.args[0]) if self.args else ""
+
+
+class LockTimeoutError(ShmCacheError, TimeoutError):
+    """A living process kept the arena's lock for longer than the handle waits.
+
+    ``pid`` is the holder in its own PID namespace. A dead holder never causes this: it is
+    replaced.
+    """
+
+    def __init__(self, message: str, pid: int = 0) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+_QueueShutDown: type[Exception] = getattr(queue, "ShutDown", Exception)
+
+
+class ShutDown(ShmCacheError, _QueueShutDown):  # type: ignore[misc,valid-type]
+    """The FIFO was shut down and holds nothing more.
+
+    A subclass of :class:`queue.ShutDown` where Python has it (3.13). Never of
+    :class:`queue.Empty`, so that a loop which retries when empty ends.
+    """
+
+
+class ApiError(ShmCacheError):
+    """The server answered with an error ``status`` (an HTTP status code, 0 if there was none).
+
+    ``retry_after`` is the number of seconds that the server asked us to wait, or None.
+    """
+
+    def __init__(self, status: int, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(f"{status}: {message}" if status else message)
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after
+
+
+class ExpiredError(ApiError):
+    """410 Gone: the resource version (or continue token) is too old, list again."""
+
+    def __init__(
+        self, message: str = "the resource version is too old", *, retry_after: float | None = None
+    ) -> None:
+        super().__init__(410, message, retry_after=retry_after)

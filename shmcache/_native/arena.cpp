@@ -1,0 +1,713 @@
+#include "arena.hpp"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <new>
+
+#include "futex.hpp"
+#include "guard.hpp"
+
+namespace shmcache {
+namespace {
+
+constexpr uint64_t kSleepNs = 100'000'000;
+// Rounds of catching up with the writers before a snapshot takes the lock for the last one.
+constexpr int kRefreshRounds = 64;
+
+constexpr auto relaxed = std::memory_order_relaxed;
+constexpr auto acquire = std::memory_order_acquire;
+constexpr auto release = std::memory_order_release;
+
+bool key_size_ok(std::string_view key) { return !key.empty() && key.size() <= kMaxKeySize; }
+
+void add_one(std::atomic<uint64_t>& figure) {  // REQUIRES: the lock
+  figure.store(figure.load(relaxed) + 1, relaxed);
+}
+
+}  // namespace
+
+Arena::Guard::Guard(Arena& arena, Hold hold, uint64_t deadline) : arena_(arena) {
+  Segment& segment = arena.segment();
+  if (arena.closed()) {
+    status_ = Status::kClosed;
+  } else if (hold == Hold::kWrite && !segment.writable()) {
+    status_ = Status::kReadOnly;
+  } else if (status_ = segment.claim_slot(); status_ == Status::kOk) {
+    if (!try_lock(segment, hold, found_)) {
+      status_ = deadline == 0 ? Status::kLockTimeout : lock(segment, hold, deadline, found_);
+    }
+  }
+  held_ = status_ == Status::kOk;
+  clean_ = !found_.dirty;
+  if (held_ && found_.dirty && hold == Hold::kWrite) {
+    status_ = arena.repair_locked();
+    clean_ = status_ == Status::kOk;
+  }
+}
+
+void Arena::Guard::leave() {
+  if (held_) unlock(arena_.segment(), clean_);
+  held_ = false;
+}
+
+Arena::Arena(std::unique_ptr<Segment> segment)
+    : segment_(std::move(segment)), table_(*segment_), queue_(*segment_, table_) {}
+
+// P4, the writer's half of a seqlock.
+void Arena::begin_mutation() {
+  std::atomic<uint64_t>& seq = segment_->meta().mutation_seq;
+  seq.store(seq.load(relaxed) + 1, relaxed);
+  std::atomic_thread_fence(release);
+}
+
+void Arena::end_mutation() {
+  std::atomic<uint64_t>& seq = segment_->meta().mutation_seq;
+  seq.store(seq.load(relaxed) + 1, release);
+}
+
+// P7. The fence orders the mutation before the look at the flag; the sleeper's fence orders its
+// flag before its look at the state. So one sees the other.
+void Arena::notify_change() {
+  Control& c = segment_->control();
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (c.change_sleepers.load(relaxed) != 0 && c.change_sleepers.exchange(0) != 0) {
+    c.change_word.fetch_add(1);
+    futex_wake(c.change_word, INT_MAX);
+  }
+}
+
+void Arena::notify_ready() {
+  Control& c = segment_->control();
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (c.ready_sleepers.load(relaxed) != 0 && c.ready_sleepers.exchange(0) != 0) {
+    c.ready_word.fetch_add(1);
+    futex_wake(c.ready_word, 1);
+  }
+}
+
+// --- writing ------------------------------------------------------------------------------------
+
+// `fresh` is prepared; `place` is where its key belongs now.
+Status Arena::write_locked(RecordNo fresh, const Table::Place& place) {
+  if (segment_->kind() == Kind::kFifo) {
+    Record& r = table_.record(fresh);
+    // Linked before it is published: publish gives the old record's link to the free list.
+    if (place.record != kNoRecord) {
+      r.seq.store(table_.record(place.record).seq.load(relaxed), relaxed);
+      if (Status s = queue_.take_place(fresh, place.record); s != Status::kOk) return s;
+    } else {
+      r.seq.store(queue_.next_seq(), relaxed);
+      if (Status s = queue_.push_tail(fresh); s != Status::kOk) return s;
+      Meta& m = segment_->meta();
+      if (m.populated.load(relaxed) == 0) {
+        m.initial_last_seq.store(0, relaxed);
+        m.populated.store(1, release);
+      }
+    }
+  }
+  add_one(segment_->meta().writes);
+  return table_.publish(fresh, place);
+}
+
+Status Arena::erase_locked(RecordNo record) {
+  if (segment_->kind() == Kind::kFifo) {
+    if (Status s = queue_.unlink(record); s != Status::kOk) return s;
+  }
+  return table_.erase(record);
+}
+
+Status Arena::upsert(const Entry& entry, Upsert how, uint64_t deadline, bool& wrote) {
+  wrote = false;
+  if (!key_size_ok(entry.key)) return Status::kKeySize;
+  const Key key = table_.key(entry.key.data(), entry.key.size());
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  Table::Place place;
+  if (Status s = table_.reserve_index(1); s != Status::kOk) return guard.end(s);
+  if (Status s = table_.locate(key, place); s != Status::kOk) return guard.end(s);
+  if (how == Upsert::kIfAbsent && place.record != kNoRecord) return Status::kOk;
+  RecordNo fresh;
+  if (Status s = table_.prepare(key, entry.value, fresh); s != Status::kOk) return guard.end(s);
+  begin_mutation();
+  if (Status s = write_locked(fresh, place); s != Status::kOk) return guard.end(s);
+  end_mutation();
+  guard.leave();
+  wrote = true;
+  notify_change();
+  if (segment_->kind() == Kind::kFifo) notify_ready();
+  return Status::kOk;
+}
+
+Status Arena::upsert_many(const std::vector<Entry>& entries, uint64_t deadline) {
+  std::vector<RecordNo> fresh;
+  std::vector<Key> keys;
+  try {
+    fresh.reserve(entries.size());
+    keys.reserve(entries.size());
+  } catch (const std::bad_alloc&) {
+    return Status::kNoMemory;
+  }
+  for (const Entry& entry : entries) {
+    if (!key_size_ok(entry.key)) return Status::kKeySize;
+    keys.push_back(table_.key(entry.key.data(), entry.key.size()));
+  }
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  // All memory first: after the last prepare nothing can fail for want of room.
+  Status status = table_.reserve_index(entries.size());
+  for (size_t i = 0; status == Status::kOk && i < entries.size(); ++i) {
+    RecordNo record;
+    status = table_.prepare(keys[i], entries[i].value, record);
+    if (status == Status::kOk) fresh.push_back(record);
+  }
+  if (status != Status::kOk) {
+    for (RecordNo record : fresh) {
+      if (Status s = table_.discard(record); s != Status::kOk) return guard.end(s);
+    }
+    return guard.end(status);
+  }
+  begin_mutation();
+  for (size_t i = 0; i < entries.size(); ++i) {
+    Table::Place place;
+    if (Status s = table_.locate(keys[i], place); s != Status::kOk) return guard.end(s);
+    if (Status s = write_locked(fresh[i], place); s != Status::kOk) return guard.end(s);
+  }
+  end_mutation();
+  guard.leave();
+  notify_change();
+  if (segment_->kind() == Kind::kFifo) notify_ready();
+  return Status::kOk;
+}
+
+Status Arena::erase(std::string_view key_text, uint64_t deadline, bool& was_there) {
+  was_there = false;
+  if (!key_size_ok(key_text)) return Status::kKeySize;
+  const Key key = table_.key(key_text.data(), key_text.size());
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  Table::Place place;
+  if (Status s = table_.locate(key, place); s != Status::kOk) return guard.end(s);
+  if (place.record == kNoRecord) return Status::kOk;
+  begin_mutation();
+  add_one(segment_->meta().deletes);
+  if (Status s = erase_locked(place.record); s != Status::kOk) return guard.end(s);
+  end_mutation();
+  guard.leave();
+  was_there = true;
+  notify_change();
+  return Status::kOk;
+}
+
+// --- replace ------------------------------------------------------------------------------------
+
+void Arena::stage_replace(std::string_view text, uint64_t txn) {
+  Meta& m = segment_->meta();
+  ResourceVersion& next = m.resource_version[(m.resource_version_slot.load(relaxed) & 1) ^ 1];
+  next.txn = txn;
+  const uint64_t size = std::min(text.size(), kResourceVersionSize);
+  next.size.store(size, relaxed);
+  copy_in(next.text, text.data(), size);
+}
+
+// The part of a replace beside its records, by the same rule: it happened if its txn is not
+// newer than the root.
+void Arena::settle_replace(uint64_t generation) {
+  Meta& m = segment_->meta();
+  const uint32_t other = (m.resource_version_slot.load(relaxed) & 1) ^ 1;
+  const uint64_t txn = m.resource_version[other].txn;
+  if (txn != 0 && txn <= generation) {
+    m.resource_version_slot.store(other, release);
+    m.populated.store(1, release);
+  }
+  m.resource_version[0].txn = 0;
+  m.resource_version[1].txn = 0;
+}
+
+Status Arena::replace(const std::vector<Entry>& entries, std::string_view resource_version,
+                      uint64_t deadline) {
+  for (const Entry& entry : entries) {
+    if (!key_size_ok(entry.key)) return Status::kKeySize;
+  }
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  Status status;
+  try {
+    status = replace_locked(entries, resource_version);
+  } catch (const std::bad_alloc&) {
+    status = Status::kNoMemory;
+  }
+  if (status != Status::kOk) return guard.end(status);
+  guard.leave();
+  notify_change();
+  if (segment_->kind() == Kind::kFifo && !entries.empty()) notify_ready();
+  return Status::kOk;
+}
+
+Status Arena::replace_locked(const std::vector<Entry>& entries,
+                             std::string_view resource_version) {
+  Meta& m = segment_->meta();
+  const bool fifo = segment_->kind() == Kind::kFifo;
+  const uint64_t txn = table_.root().generation + 1;
+  // In list order by first occurrence; a later duplicate takes over the place of the earlier.
+  std::vector<RecordNo> order;
+  order.reserve(entries.size());  // before anything is changed: the only allocation
+  Table::Spare spare;
+  if (Status s = table_.clear_spare(table_.index_log2(entries.size()), spare); s != Status::kOk) {
+    return s;
+  }
+  const uint64_t old_used = table_.records_used();
+  for (uint64_t i = 0; i < old_used; ++i) {
+    Record& r = table_.record(RecordNo{static_cast<uint32_t>(i)});
+    if (state_of(r.state.load(relaxed)) == State::kLive) r.txn.store(txn, relaxed);  // doomed
+  }
+  const uint64_t first_seq = m.next_seq.load(relaxed);
+  uint64_t version = m.version.load(relaxed), staged = 0, kept = 0;
+  Status status = Status::kOk;
+  for (const Entry& entry : entries) {
+    const Key key = table_.key(entry.key.data(), entry.key.size());
+    Table::Place old, place;
+    if (status = table_.locate(key, old); status != Status::kOk) break;
+    if (status = table_.locate_in(spare, key, place); status != Status::kOk) break;
+    RecordNo chosen = kNoRecord;
+    if (!fifo && old.record != kNoRecord && table_.same_value(old.record, entry.value)) {
+      chosen = old.record;
+    } else {
+      if (status = table_.prepare(key, entry.value, chosen); status != Status::kOk) break;
+      Record& r = table_.record(chosen);
+      r.seq.store(place.record != kNoRecord ? table_.record(place.record).seq.load(relaxed)
+                                            : first_seq + order.size(),
+                  relaxed);
+      r.txn.store(txn, relaxed);
+      r.state.store(make_state(++version, State::kStaged), release);
+      ++staged;
+    }
+    const RecordNo earlier = place.record;
+    if (earlier != kNoRecord && earlier != chosen) {
+      if (state_of(table_.record(earlier).state.load(relaxed)) == State::kStaged) {
+        if (status = table_.discard(earlier); status != Status::kOk) break;
+        --staged;
+      } else {
+        table_.record(earlier).txn.store(txn, relaxed);  // doomed again
+        --kept;
+      }
+    }
+    if (chosen == old.record && earlier != chosen) {
+      table_.record(chosen).txn.store(0, relaxed);  // stays as it is
+      ++kept;
+    }
+    if (earlier == kNoRecord) order.push_back(chosen);
+    if (fifo) order[table_.record(chosen).seq.load(relaxed) - first_seq] = chosen;
+    spare.words[place.slot].store(index_word(key.hash, chosen), relaxed);
+  }
+  const uint64_t used = table_.records_used();
+  if (status != Status::kOk) {
+    if (status == Status::kCorrupt) return status;
+    m.version.store(version, release);  // a version that was given is never given again
+    for (uint64_t i = 0; i < used; ++i) {
+      const RecordNo number{static_cast<uint32_t>(i)};
+      Record& r = table_.record(number);
+      const State state = state_of(r.state.load(relaxed));
+      if (state == State::kStaged) {
+        if (Status s = table_.discard(number); s != Status::kOk) return s;
+      } else if (state == State::kLive) {
+        r.txn.store(0, relaxed);
+      }
+    }
+    return status;
+  }
+  stage_replace(resource_version, txn);
+  m.next_seq.store(first_seq + order.size(), relaxed);
+  if (m.populated.load(relaxed) == 0) {
+    m.initial_last_seq.store(first_seq + order.size() - 1, relaxed);
+  }
+  const uint64_t removed = m.live.load(relaxed) - kept;
+  const bool ring = staged + removed <= segment_->geometry().ring_entries / 2;
+
+  begin_mutation();
+  m.version.store(version + 1, release);  // one more: an equal list is a change too (wait_change)
+  if (!ring) table_.overflow_ring();
+  table_.publish_root(spare);  // here it happens
+  m.tombstones.store(0, relaxed);
+  m.live.store(order.size(), relaxed);
+  if (fifo) queue_.clear();
+  for (uint64_t i = 0; i < used; ++i) {
+    const RecordNo number{static_cast<uint32_t>(i)};
+    Record& r = table_.record(number);
+    const uint64_t state = r.state.load(relaxed);
+    if (state_of(state) == State::kFree || r.txn.load(relaxed) == 0) continue;
+    if (ring) table_.push_ring(number);
+    if (state_of(state) == State::kStaged) {
+      r.state.store(make_state(version_of(state), State::kLive), release);
+      r.txn.store(0, relaxed);
+      m.used_bytes.store(m.used_bytes.load(relaxed) + table_.bytes_of(number), relaxed);
+    } else if (Status s = table_.retire(number); s != Status::kOk) {
+      return s;
+    }
+  }
+  if (fifo) {
+    for (RecordNo number : order) {
+      if (Status s = queue_.push_tail(number); s != Status::kOk) return s;
+    }
+  }
+  m.writes.store(m.writes.load(relaxed) + staged, relaxed);
+  m.deletes.store(m.deletes.load(relaxed) + removed, relaxed);
+  settle_replace(txn);
+  end_mutation();
+  return Status::kOk;
+}
+
+// --- reading ------------------------------------------------------------------------------------
+
+Status Arena::find(std::string_view key_text, Hit& hit) const {
+  if (closed()) return Status::kClosed;
+  if (!key_size_ok(key_text)) return Status::kMiss;  // no such key can be stored
+  return table_.find(table_.key(key_text.data(), key_text.size()), hit);
+}
+
+Status Arena::copy_record(const Hit& hit, bool with_value, Item& item) const {
+  const uint64_t value_size = with_value ? hit.value_size : 0;
+  item.data.reset(new (std::nothrow) char[hit.key_size + value_size]);
+  if (!item.data) return Status::kNoMemory;
+  item.key_size = hit.key_size;
+  item.value_size = value_size;
+  if (!table_.read_key(hit, item.data.get())) return Status::kBusy;
+  if (with_value && !table_.read_value(hit, item.data.get() + hit.key_size)) return Status::kBusy;
+  return Status::kOk;
+}
+
+Status Arena::copy(std::string_view key, uint64_t deadline, Item& item) {
+  Guard guard(*this, Hold::kRead, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  // Nobody writes now, so the first try decides, even over what a dead writer left.
+  Hit hit;
+  if (Status s = find(key, hit); s != Status::kOk) return s;
+  return copy_record(hit, true, item);
+}
+
+bool Arena::current(const View& view) const {
+  return segment_->meta().mutation_seq.load(acquire) == view.mutation_seq;
+}
+
+// Take note of what `record` is now, and copy it if it is wanted.
+Status Arena::examine(View& view, RecordNo number, const Want& want, bool with_values,
+                      std::unordered_map<uint32_t, Item>& copies) const {
+  uint64_t& known = view.states[raw(number)];
+  Hit hit;
+  const Status status = table_.peek(number, hit);
+  if (status == Status::kCorrupt) return status;
+  // Changing right now: the caller comes again, because a mutation is running.
+  if (status == Status::kBusy) return Status::kOk;
+  const bool live = status == Status::kOk && state_of(hit.state) == State::kLive;
+  view.live += static_cast<uint64_t>(live) - static_cast<uint64_t>(known != 0);
+  if (!live || known != hit.state) copies.erase(raw(number));
+  known = live ? hit.state : 0;
+  if (live && !copies.contains(raw(number)) && want(number, hit.state)) {
+    Item item;
+    const Status copied = copy_record(hit, with_values, item);
+    if (copied == Status::kNoMemory) return copied;
+    if (copied == Status::kOk) copies.emplace(raw(number), std::move(item));
+  }
+  return Status::kOk;
+}
+
+// Examine what the ring names between view.ring_pos and pos, or everything if the view fell
+// behind the ring.
+Status Arena::catch_up(View& view, uint64_t pos, const Want& want, bool with_values,
+                       std::unordered_map<uint32_t, Item>& copies) const {
+  const uint64_t used = table_.records_used(), entries = segment_->geometry().ring_entries;
+  try {
+    if (view.states.size() < used) view.states.resize(used, 0);
+  } catch (const std::bad_alloc&) {
+    return Status::kNoMemory;
+  }
+  bool all = view.mutation_seq % 2 != 0 || pos - view.ring_pos >= entries;
+  for (uint64_t at = view.ring_pos; !all && at < pos; ++at) {
+    const uint32_t number = segment_->ring()[at & (entries - 1)].load(relaxed);
+    std::atomic_thread_fence(acquire);
+    // Overwritten while we read: a writer has come round (one push may be half done).
+    if (segment_->meta().ring_pos.load(relaxed) - at >= entries) {
+      all = true;
+    } else if (number >= view.states.size()) {
+      return Status::kCorrupt;
+    } else if (Status s = examine(view, RecordNo{number}, want, with_values, copies);
+               s != Status::kOk) {
+      return s;
+    }
+  }
+  for (uint64_t i = 0; all && i < used; ++i) {
+    const RecordNo number{static_cast<uint32_t>(i)};
+    if (Status s = examine(view, number, want, with_values, copies); s != Status::kOk) return s;
+  }
+  view.ring_pos = pos;
+  return Status::kOk;
+}
+
+Status Arena::refresh(View& view, const Want& want, bool with_values, uint64_t deadline,
+                      std::unordered_map<uint32_t, Item>& copies) {
+  const Meta& m = segment_->meta();
+  if (closed()) return Status::kClosed;
+  for (int round = 0; round < kRefreshRounds; ++round) {
+    const uint64_t before = m.mutation_seq.load(acquire);
+    const uint64_t pos = m.ring_pos.load(acquire), version = m.version.load(acquire);
+    std::atomic_thread_fence(acquire);
+    // Only entries of mutations that are complete count as caught up with.
+    if (before % 2 != 0 || m.mutation_seq.load(relaxed) != before) {
+      sched_yield();
+      continue;
+    }
+    if (Status s = catch_up(view, pos, want, with_values, copies); s != Status::kOk) return s;
+    view.mutation_seq = before;  // even: the next round is incremental
+    std::atomic_thread_fence(acquire);
+    if (m.mutation_seq.load(relaxed) == before) {
+      view.version = version;
+      return Status::kOk;
+    }
+  }
+  // The writers never paused, or one died in the middle. Hold them off for one round.
+  Guard guard(*this, segment_->writable() ? Hold::kWrite : Hold::kRead, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  view.version = m.version.load(relaxed);
+  if (guard.dirty() && !segment_->writable()) {
+    return truth_locked(view, want, with_values, copies);
+  }
+  const uint64_t pos = m.ring_pos.load(relaxed);
+  if (Status s = catch_up(view, pos, want, with_values, copies); s != Status::kOk) return s;
+  view.mutation_seq = m.mutation_seq.load(relaxed);
+  return Status::kOk;
+}
+
+// Layout.hpp's rule for what a crash left: what repair would keep, duplicates aside.
+bool Arena::truly_live(const Record& r) const {
+  const uint64_t generation = table_.root().generation, txn = r.txn.load(relaxed);
+  switch (state_of(r.state.load(relaxed))) {
+    case State::kLive: return txn == 0 || txn > generation;
+    case State::kStaged: return txn <= generation;
+    default: return false;
+  }
+}
+
+// A reader that may not repair, after a writer died: it holds the lock, so nothing moves, and
+// applies the rule of repair without writing. The view stays unfinished (odd).
+Status Arena::truth_locked(View& view, const Want& want, bool with_values,
+                           std::unordered_map<uint32_t, Item>& copies) const {
+  try {
+    const uint64_t used = table_.records_used();
+    view.states.assign(used, 0);
+    view.live = 0;
+    view.mutation_seq = 1;
+    copies.clear();
+    std::unordered_map<std::string, RecordNo> newest;
+    for (uint64_t i = 0; i < used; ++i) {
+      const RecordNo number{static_cast<uint32_t>(i)};
+      Hit hit;
+      Item key;
+      if (!truly_live(table_.record(number)) || table_.peek(number, hit) != Status::kOk) continue;
+      if (Status s = copy_record(hit, false, key); s != Status::kOk) return s;
+      auto [at, first] = newest.try_emplace(std::string(key.key()), number);
+      if (!first && version_of(table_.record(at->second).state.load(relaxed)) <
+                        version_of(hit.state)) {
+        at->second = number;
+      }
+    }
+    for (const auto& [key, number] : newest) {
+      Hit hit;
+      if (table_.peek(number, hit) != Status::kOk) continue;
+      view.states[raw(number)] = hit.state;
+      ++view.live;
+      if (!want(number, hit.state)) continue;
+      Item item;
+      if (Status s = copy_record(hit, with_values, item); s != Status::kOk) return s;
+      copies.emplace(raw(number), std::move(item));
+    }
+  } catch (const std::bad_alloc&) {
+    return Status::kNoMemory;
+  }
+  return Status::kOk;
+}
+
+// --- FIFO ---------------------------------------------------------------------------------------
+
+Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& items) {
+  Meta& m = segment_->meta();
+  if (closed()) return Status::kClosed;
+  if (!segment_->writable()) return Status::kReadOnly;
+  // Empty, seen without the lock: pollers do not disturb producers. Unless DIRTY: then a producer
+  // is at work, or died with an item published and not yet counted.
+  if (m.live.load(acquire) == 0 && m.shut_down.load(acquire) == 0 &&
+      (segment_->control().lock.load(acquire) & kLockDirty) == 0) {
+    return Status::kEmpty;
+  }
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  RecordNo head = queue_.head();
+  if (head == kNoRecord) {
+    return m.shut_down.load(relaxed) != 0 ? Status::kShutDown : Status::kEmpty;
+  }
+  // Copies first: an item leaves the queue only when its consumer has it.
+  std::vector<RecordNo> taken;
+  try {
+    for (; head != kNoRecord && taken.size() < max_items;
+         head = table_.record(head).next.load(relaxed)) {
+      Hit hit;
+      if (!table_.valid(head) || table_.peek(head, hit) != Status::kOk) {
+        return guard.end(Status::kCorrupt);
+      }
+      Item item;
+      if (Status s = copy_record(hit, true, item); s != Status::kOk) return guard.end(s);
+      items.push_back(std::move(item));
+      taken.push_back(head);
+    }
+  } catch (const std::bad_alloc&) {
+    items.clear();
+    return Status::kNoMemory;
+  }
+  begin_mutation();
+  for (RecordNo record : taken) {
+    if (Status s = erase_locked(record); s != Status::kOk) {
+      items.clear();
+      return guard.end(s);
+    }
+  }
+  m.pops.store(m.pops.load(relaxed) + taken.size(), relaxed);
+  end_mutation();
+  guard.leave();
+  notify_change();
+  if (head != kNoRecord) notify_ready();  // the baton
+  return Status::kOk;
+}
+
+Status Arena::wait_ready(uint64_t deadline) {
+  Control& c = segment_->control();
+  const Meta& m = segment_->meta();
+  if (closed()) return Status::kClosed;
+  const uint32_t word = c.ready_word.load();
+  c.ready_sleepers.store(1);
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // P7
+  if (m.live.load(relaxed) != 0 || m.shut_down.load(relaxed) != 0) return Status::kOk;
+  const uint64_t now = now_ns();
+  if (now >= deadline) return Status::kEmpty;
+  const int rc = futex_wait(c.ready_word, word, std::min(deadline, now + kSleepNs));
+  // Others may still sleep: let the next producer look.
+  c.ready_sleepers.store(1);
+  return rc == EINTR ? Status::kInterrupted : Status::kOk;
+}
+
+Status Arena::queued(bool with_values, uint64_t deadline, std::vector<Item>& items) {
+  Guard guard(*this, segment_->writable() ? Hold::kWrite : Hold::kRead, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  // By `seq`, not by the links: so it is also right after a crash, for a handle that may not
+  // repair. A key may then have two records; the later version has the same `seq`.
+  try {
+    struct Position {
+      uint64_t seq, version;
+      RecordNo record;
+    };
+    std::vector<Position> order;
+    for (uint64_t i = 0, n = table_.records_used(); i < n; ++i) {
+      const RecordNo number{static_cast<uint32_t>(i)};
+      const Record& r = table_.record(number);
+      if (truly_live(r)) {
+        order.push_back({r.seq.load(relaxed), version_of(r.state.load(relaxed)), number});
+      }
+    }
+    std::sort(order.begin(), order.end(), [](const Position& a, const Position& b) {
+      return a.seq != b.seq ? a.seq < b.seq : a.version > b.version;
+    });
+    uint64_t last = 0;
+    for (const Position& position : order) {
+      Hit hit;
+      if (position.seq == last) continue;
+      last = position.seq;
+      if (table_.peek(position.record, hit) != Status::kOk) return Status::kCorrupt;
+      Item item;
+      if (Status s = copy_record(hit, with_values, item); s != Status::kOk) return s;
+      items.push_back(std::move(item));
+    }
+  } catch (const std::bad_alloc&) {
+    return Status::kNoMemory;
+  }
+  return Status::kOk;
+}
+
+Status Arena::shut_down(bool immediate, uint64_t deadline) {
+  {
+    Guard guard(*this, Hold::kWrite, deadline);
+    if (guard.status() != Status::kOk) return guard.status();
+    segment_->meta().shut_down.store(1, release);
+    if (immediate) {
+      begin_mutation();
+      for (RecordNo head; (head = queue_.head()) != kNoRecord;) {
+        if (!table_.valid(head)) return guard.end(Status::kCorrupt);
+        if (Status s = erase_locked(head); s != Status::kOk) return guard.end(s);
+        add_one(segment_->meta().deletes);
+      }
+      end_mutation();
+    }
+  }
+  Control& c = segment_->control();
+  c.ready_word.fetch_add(1);
+  futex_wake(c.ready_word, INT_MAX);  // everybody has something to do: to leave
+  notify_change();
+  return Status::kOk;
+}
+
+// --- both ---------------------------------------------------------------------------------------
+
+uint64_t Arena::version() const { return segment_->meta().version.load(acquire); }
+uint64_t Arena::size() const { return segment_->meta().live.load(acquire); }
+
+bool Arena::has_synced() const {
+  const Meta& m = segment_->meta();
+  if (m.populated.load(acquire) == 0) return false;
+  if (segment_->kind() == Kind::kStore) return true;
+  const RecordNo head = m.queue_head.load(acquire);
+  return head == kNoRecord || !table_.valid(head) ||
+         table_.record(head).seq.load(relaxed) > m.initial_last_seq.load(relaxed);
+}
+
+Status Arena::wait_change(uint64_t version, uint64_t deadline, uint64_t& now) {
+  Control& c = segment_->control();
+  if (closed()) return Status::kClosed;
+  const uint32_t word = c.change_word.load();
+  c.change_sleepers.store(1);
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // P7
+  now = this->version();
+  if (now != version) return Status::kOk;
+  const uint64_t time = now_ns();
+  if (time >= deadline) return Status::kEmpty;
+  const int rc = futex_wait(c.change_word, word, std::min(deadline, time + kSleepNs));
+  now = this->version();
+  if (now != version) return Status::kOk;
+  return rc == EINTR ? Status::kInterrupted : Status::kBusy;  // kBusy: call again
+}
+
+std::string Arena::resource_version() const {
+  const Meta& m = segment_->meta();
+  std::string text;
+  for (int tries = 0; tries < 1000; ++tries) {
+    // The slot that is named is not written to; it takes two replaces to reuse it.
+    const uint64_t before = m.mutation_seq.load(acquire);
+    const ResourceVersion& rv = m.resource_version[m.resource_version_slot.load(acquire) & 1];
+    text.resize(std::min(rv.size.load(relaxed), kResourceVersionSize));
+    copy_out(text.data(), rv.text, text.size());
+    std::atomic_thread_fence(acquire);
+    if (m.mutation_seq.load(relaxed) == before) break;
+  }
+  return text;
+}
+
+Status Arena::heap_figures(uint64_t deadline, HeapFigures& figures) {
+  Guard guard(*this, Hold::kRead, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  figures = table_.heap().figures();
+  return Status::kOk;
+}
+
+Status Arena::testing_repair(uint64_t deadline) {
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  return guard.end(repair_locked());
+}
+
+}  // namespace shmcache

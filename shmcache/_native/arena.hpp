@@ -1,0 +1,139 @@
+// One arena as a handle uses it: the operations of Store and FIFO, each one critical section.
+//
+// Deadlines are CLOCK_MONOTONIC nanoseconds. Deadline 0 means "only if the lock is free now":
+// such a call never blocks, so the binding makes it with the GIL held and only on kLockTimeout
+// lets the GIL go and calls again with a real deadline. kInterrupted means a signal came while
+// waiting; nothing was done, handle it and call again.
+//
+// Sleeping (both kinds of sleepers, P7): `sleepers` is a flag, not a count, so the dead leave no
+// trace. A sleeper sets it, looks for work once more, and sleeps on the word. Who makes work
+// clears it and, if it was set, moves the word and wakes one (queue) or all (change). Of the
+// queue's sleepers at most one wake-up is in flight: the woken one sets the flag again for the
+// others, takes its item, and wakes the next if it sees more (the baton). Every sleep is bounded
+// by kSleepNs, so a wake-up that dies with its process delays the others by that much at most.
+#pragma once
+
+#include <cstdint>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "lock.hpp"
+#include "queue.hpp"
+#include "segment.hpp"
+#include "status.hpp"
+#include "table.hpp"
+
+namespace shmcache {
+
+struct Entry {
+  std::string_view key;
+  Bytes value;
+};
+
+// A private copy of an entry.
+struct Item {
+  std::unique_ptr<char[]> data;  // key, then payload
+  uint64_t key_size = 0;
+  uint64_t value_size = 0;
+
+  std::string_view key() const { return {data.get(), key_size}; }
+  std::string_view value() const { return {data.get() + key_size, value_size}; }
+};
+
+// What a handle knows of a Store's content; brought up to date by Arena::refresh.
+struct View {
+  std::vector<uint64_t> states;  // by record number: the state word if LIVE, else 0
+  uint64_t live = 0;
+  uint64_t mutation_seq = 1;  // of the last refresh; odd: never
+  uint64_t ring_pos = 0;
+  uint64_t version = 0;
+};
+
+enum class Upsert : uint32_t { kAlways, kIfAbsent };
+
+class Arena {
+ public:
+  explicit Arena(std::unique_ptr<Segment> segment);
+
+  Segment& segment() { return *segment_; }
+  Table& table() { return table_; }
+
+  // --- Store ---
+  // `wrote` is false if kIfAbsent found the key.
+  Status upsert(const Entry& entry, Upsert how, uint64_t deadline, bool& wrote);
+  // All or nothing.
+  Status upsert_many(const std::vector<Entry>& entries, uint64_t deadline);
+  Status erase(std::string_view key, uint64_t deadline, bool& was_there);
+  Status replace(const std::vector<Entry>& entries, std::string_view resource_version,
+                 uint64_t deadline);
+  // Without the lock. kBusy: the entry changed under every try; `copy` gets it under the lock.
+  Status find(std::string_view key, Hit& hit) const;
+  Status copy(std::string_view key, uint64_t deadline, Item& item);
+  // Whether `view` is still what the store holds.
+  bool current(const View& view) const;
+
+  // Bring `view` to one instant. `want` says whether the caller needs the content of a LIVE
+  // record (it lacks that version); those are in `copies` by record number. `with_values` false
+  // copies keys only.
+  using Want = std::function<bool(RecordNo, uint64_t)>;
+  Status refresh(View& view, const Want& want, bool with_values, uint64_t deadline,
+                 std::unordered_map<uint32_t, Item>& copies);
+
+  // --- FIFO ---
+  // Take the oldest 1..max_items. kEmpty, or kShutDown if the queue is empty and shut down.
+  Status try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& items);
+  // Sleep until the queue may have something (kOk: look again) or until `deadline` (kEmpty).
+  Status wait_ready(uint64_t deadline);
+  // Copies of all entries, oldest first.
+  Status queued(bool with_values, uint64_t deadline, std::vector<Item>& items);
+  Status shut_down(bool immediate, uint64_t deadline);
+
+  // --- both ---
+  uint64_t version() const;
+  uint64_t size() const;
+  bool has_synced() const;
+  Status wait_change(uint64_t version, uint64_t deadline, uint64_t& now);
+  std::string resource_version() const;
+  Status heap_figures(uint64_t deadline, HeapFigures& figures);
+  // The invariants of layout.hpp that do not hold, one sentence each.
+  Status check(uint64_t deadline, std::vector<std::string>& violations);
+  Status testing_repair(uint64_t deadline);  // as after the death of a writer
+
+  void close() { closed_.store(true, std::memory_order_release); }
+  bool closed() const { return closed_.load(std::memory_order_acquire); }
+
+ private:
+  class Guard;
+  friend class Guard;
+
+  Status repair_locked();
+  Status replace_locked(const std::vector<Entry>& entries, std::string_view resource_version);
+  Status write_locked(RecordNo fresh, const Table::Place& place);
+  Status erase_locked(RecordNo record);
+  Status copy_record(const Hit& hit, bool with_value, Item& item) const;
+  Status examine(View& view, RecordNo record, const Want& want, bool with_values,
+                 std::unordered_map<uint32_t, Item>& copies) const;
+  Status catch_up(View& view, uint64_t pos, const Want& want, bool with_values,
+                  std::unordered_map<uint32_t, Item>& copies) const;
+  Status truth_locked(View& view, const Want& want, bool with_values,
+                      std::unordered_map<uint32_t, Item>& copies) const;
+  bool truly_live(const Record& record) const;
+  void stage_replace(std::string_view resource_version, uint64_t txn);
+  void settle_replace(uint64_t generation);
+  void begin_mutation();
+  void end_mutation();
+  void notify_change();
+  void notify_ready();
+
+  std::unique_ptr<Segment> segment_;
+  Table table_;
+  Queue queue_;
+  std::atomic<bool> closed_{false};
+};
+
+}  // namespace shmcache

@@ -1,0 +1,726 @@
+// The only file of the core that knows Python: one class, `Arena`, over shmcache::Arena.
+//
+// GIL: a call first tries with the GIL held and without waiting (deadline 0). Only if the lock is
+// taken, or the work is large, it lets the GIL go and waits. Under the arena's lock no Python
+// runs: bytes are made before and decoded after.
+//
+// Decoded objects are kept per record, with the state word they were decoded from; an entry that
+// has not changed gives the same object again. The cache is bounded by the payload bytes of what
+// it holds and evicts by a clock hand. It is touched with the GIL held only.
+//
+// Errors: a Status becomes an exception in exactly one place, shmcache._status.error (Python).
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+#include <mutex>
+#include <optional>
+
+#include "arena.hpp"
+#include "futex.hpp"
+
+namespace nb = nanobind;
+
+namespace shmcache {
+namespace {
+
+// In the order of Status.
+constexpr const char* kStatusNames[] = {
+    "ok",         "miss",        "empty",     "interrupted", "shut_down",    "exists",
+    "busy",       "unfinished",  "too_small", "too_big",     "arena_full",   "no_space",
+    "key_size",   "read_only",   "lock_timeout", "no_slot",  "closed",       "foreign",
+    "wrong_layout", "wrong_kind", "wrong_codec", "insecure", "corrupt",      "no_memory",
+    "system"};
+static_assert(std::size(kStatusNames) == static_cast<size_t>(Status::kSystem) + 1);
+
+// Payloads from here on are copied with the GIL released.
+constexpr uint64_t kLargeBytes = 256 << 10;
+constexpr int kReadTries = 5;
+
+[[noreturn]] void fail(Status status, const std::string& name, const nb::dict& context) {
+  nb::object error = nb::module_::import_("shmcache._status")
+                         .attr("error")(kStatusNames[static_cast<size_t>(status)], name, context);
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
+  throw nb::python_error();
+}
+
+nb::dict describe(const Finding& finding) {
+  nb::dict d;
+  d["errno"] = finding.error;
+  d["kind"] = finding.kind == Kind::kFifo ? "FIFO" : "Store";
+  d["layout"] = finding.layout;
+  d["codec"] = nb::str(finding.codec);
+  d["wanted"] = finding.wanted;
+  d["available"] = finding.available;
+  d["uid"] = finding.uid;
+  d["mode"] = finding.mode;
+  return d;
+}
+
+Kind kind_of(std::string_view name) { return name == "FIFO" ? Kind::kFifo : Kind::kStore; }
+
+uint64_t deadline_after(double seconds) {
+  // Far enough to be for ever, near enough not to overflow.
+  if (!(seconds < 1e9)) return kForever;
+  return now_ns() + static_cast<uint64_t>(std::max(seconds, 0.0) * 1e9);
+}
+uint64_t deadline_after(nb::handle seconds) {
+  return seconds.is_none() ? kForever : deadline_after(nb::cast<double>(seconds));
+}
+
+// The str's own UTF-8. nullopt: it has none (lone surrogates), so no entry can have this key.
+std::optional<std::string_view> utf8(nb::handle key) {
+  if (!PyUnicode_Check(key.ptr())) {
+    PyErr_Format(PyExc_TypeError, "a key must be a str, not %.100s", Py_TYPE(key.ptr())->tp_name);
+    throw nb::python_error();
+  }
+  Py_ssize_t size;
+  const char* data = PyUnicode_AsUTF8AndSize(key.ptr(), &size);
+  if (data == nullptr) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  return std::string_view(data, static_cast<size_t>(size));
+}
+
+nb::object to_str(std::string_view text) {
+  PyObject* s = PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr);
+  if (s == nullptr) throw nb::python_error();
+  return nb::steal(s);
+}
+
+nb::object to_bytes(std::string_view data) {
+  PyObject* b = PyBytes_FromStringAndSize(data.data(), static_cast<Py_ssize_t>(data.size()));
+  if (b == nullptr) throw nb::python_error();
+  return nb::steal(b);
+}
+
+struct Cached {
+  uint64_t state = 0;
+  nb::object key;
+  nb::object object;  // null if only the key is known
+  uint64_t size = 0;
+  bool recent = false;
+};
+
+enum class What { kKeys, kValues, kItems };
+
+class Handle {
+ public:
+  Handle(std::unique_ptr<Segment> segment, std::string name, nb::object decode, uint64_t cache_bytes,
+         double lock_timeout)
+      : arena_(std::make_unique<Arena>(std::move(segment))),
+        name_(std::move(name)),
+        decode_(std::move(decode)),
+        cache_limit_(cache_bytes),
+        lock_timeout_(lock_timeout) {}
+
+  static nb::object create(int fd, const char* shm_name, std::string_view kind, uint64_t capacity,
+                           std::string_view codec, uint32_t mode, const std::string& name,
+                           nb::object decode, uint64_t cache_bytes, double lock_timeout) {
+    std::unique_ptr<Segment> segment;
+    Finding finding;
+    Status s =
+        Segment::create(fd, shm_name, kind_of(kind), capacity, codec, mode, segment, finding);
+    if (s != Status::kOk) fail(s, name, describe(finding));
+    return nb::cast(new Handle(std::move(segment), name, std::move(decode), cache_bytes,
+                               lock_timeout),
+                    nb::rv_policy::take_ownership);
+  }
+
+  static nb::object attach(int fd, std::string_view kind, std::string_view codec, bool writable,
+                           const std::string& name, nb::object decode, uint64_t cache_bytes,
+                           double lock_timeout) {
+    std::unique_ptr<Segment> segment;
+    Finding finding;
+    Status s = Segment::attach(fd, kind_of(kind), codec, writable, segment, finding);
+    if (s != Status::kOk) {
+      nb::dict context = describe(finding);
+      context["wanted_kind"] = nb::str(kind.data(), kind.size());
+      context["wanted_codec"] = nb::str(codec.data(), codec.size());
+      fail(s, name, context);
+    }
+    return nb::cast(new Handle(std::move(segment), name, std::move(decode), cache_bytes,
+                               lock_timeout),
+                    nb::rv_policy::take_ownership);
+  }
+
+  void close() {
+    if (arena_) arena_->close();
+    release_if_closed();
+  }
+  bool closed() const { return !arena_ || arena_->closed(); }
+  bool writable() {
+    Use use(*this);
+    return arena_->segment().writable();
+  }
+
+  // --- writes ---
+
+  bool add(nb::handle key, nb::bytes data, bool if_absent) {
+    Use use(*this);
+    Entry entry{key_of(key), {data.data(), data.size()}};
+    bool wrote = false;
+    check(locked(data.size(), [&](uint64_t deadline) {
+            return arena_->upsert(entry, if_absent ? Upsert::kIfAbsent : Upsert::kAlways, deadline,
+                                  wrote);
+          }),
+          entry.key.size(), data.size());
+    return wrote;
+  }
+
+  void add_many(nb::list pairs) {
+    Use use(*this);
+    Batch batch = collect(pairs);
+    check(locked(batch.bytes,
+                 [&](uint64_t deadline) { return arena_->upsert_many(batch.entries, deadline); }),
+          0, batch.bytes);
+  }
+
+  void replace(nb::list pairs, std::string_view resource_version) {
+    Use use(*this);
+    if (resource_version.size() > kResourceVersionSize) {
+      PyErr_Format(PyExc_ValueError, "a resource version has at most %zu bytes, not %zu",
+                   kResourceVersionSize, resource_version.size());
+      throw nb::python_error();
+    }
+    Batch batch = collect(pairs);
+    // Never with the GIL: its cost grows with the store, not with the batch.
+    check(locked(kLargeBytes,
+                 [&](uint64_t deadline) {
+                   return arena_->replace(batch.entries, resource_version, deadline);
+                 }),
+          0, batch.bytes);
+  }
+
+  bool remove(nb::handle key) {
+    Use use(*this);
+    auto text = utf8(key);
+    bool was_there = false;
+    if (!text || text->empty() || text->size() > kMaxKeySize) {
+      if (!arena_->segment().writable()) check(Status::kReadOnly);
+      return false;
+    }
+    check(locked(0, [&](uint64_t deadline) { return arena_->erase(*text, deadline, was_there); }));
+    return was_there;
+  }
+
+  // --- reads ---
+
+  nb::object get_raw(nb::handle key) {
+    Use use(*this);
+    Hit hit;
+    auto text = utf8(key);
+    nb::object data;
+    return text && read(*text, hit, data, false) ? data : nb::none();
+  }
+
+  nb::object get(nb::handle key, nb::object otherwise) {
+    Use use(*this);
+    Hit hit;
+    auto text = utf8(key);
+    nb::object data;
+    if (!text || !read(*text, hit, data, true)) return otherwise;
+    if (!data.is_valid()) {
+      Cached& known = cache_[raw(hit.record)];
+      ++hits_;
+      known.recent = true;
+      return known.object;
+    }
+    ++misses_;
+    nb::object object = decode(data);
+    if (hit.record != kNoRecord) {
+      remember(hit.record, hit.state, nb::borrow(key), object, nb::len(data));
+    }
+    return object;
+  }
+
+  bool contains(nb::handle key) {
+    Use use(*this);
+    auto text = utf8(key);
+    if (!text) return false;
+    Hit hit;
+    for (int tries = 0; tries < kReadTries; ++tries) {
+      const Status s = arena_->find(*text, hit);
+      if (s == Status::kBusy) continue;
+      if (s != Status::kOk && s != Status::kMiss) check(s);
+      return s == Status::kOk;
+    }
+    Item item;
+    return copy_slowly(*text, item);
+  }
+
+  nb::list keys() { return snapshot(What::kKeys); }
+  nb::list values() { return snapshot(What::kValues); }
+  nb::list items() { return snapshot(What::kItems); }
+
+  // --- FIFO ---
+
+  nb::object pop(nb::handle timeout) {
+    Use use(*this);
+    std::vector<Item> taken = take(1, timeout);
+    return nb::make_tuple(to_str(taken[0].key()), to_bytes(taken[0].value()));
+  }
+
+  nb::list pop_many(uint64_t max_items, nb::handle timeout) {
+    Use use(*this);
+    nb::list result;
+    for (const Item& item : take(max_items, timeout)) {
+      result.append(nb::make_tuple(to_str(item.key()), to_bytes(item.value())));
+    }
+    return result;
+  }
+
+  // Sleep until the queue may have something: True; False after `timeout` seconds.
+  bool wait_ready(nb::handle timeout) {
+    Use use(*this);
+    const uint64_t deadline = deadline_after(timeout);
+    const Status s = blocking([&] { return arena_->wait_ready(deadline); });
+    if (s != Status::kOk && s != Status::kEmpty) check(s);
+    return s == Status::kOk;
+  }
+
+  void shut_down(bool immediate) {
+    Use use(*this);
+    check(locked(0, [&](uint64_t deadline) { return arena_->shut_down(immediate, deadline); }));
+  }
+
+  // --- both ---
+
+  uint64_t size() {
+    Use use(*this);
+    return arena_->size();
+  }
+  uint64_t version() {
+    Use use(*this);
+    return arena_->version();
+  }
+  bool has_synced() {
+    Use use(*this);
+    return arena_->has_synced();
+  }
+  std::string resource_version() {
+    Use use(*this);
+    return arena_->resource_version();
+  }
+
+  // The version as soon as it is not `version`; after `timeout` seconds the version as it is.
+  uint64_t wait_change(uint64_t version, nb::handle timeout) {
+    Use use(*this);
+    const uint64_t deadline = deadline_after(timeout);
+    uint64_t now = version;
+    for (;;) {
+      const Status s = blocking([&] { return arena_->wait_change(version, deadline, now); });
+      if (s == Status::kOk || s == Status::kEmpty) return now;
+      if (s != Status::kBusy) check(s);
+    }
+  }
+
+  nb::dict stats() {
+    Use use(*this);
+    Segment& segment = arena_->segment();
+    const Meta& m = segment.meta();
+    constexpr auto relaxed = std::memory_order_relaxed;
+    HeapFigures heap;
+    check(locked(kLargeBytes,
+                 [&](uint64_t deadline) { return arena_->heap_figures(deadline, heap); }));
+    nb::dict d;
+    d["entries"] = arena_->size();
+    d["capacity_bytes"] = segment.capacity();
+    d["committed_bytes"] = segment.committed();
+    d["used_bytes"] = m.used_bytes.load(relaxed);
+    d["free_blocks"] = heap.free_blocks;
+    d["largest_free_bytes"] = heap.largest_free;
+    d["version"] = arena_->version();
+    d["index_slots"] = uint64_t{1} << arena_->table().root().log2;
+    d["writes"] = m.writes.load(relaxed);
+    d["deletes"] = m.deletes.load(relaxed);
+    d["pops"] = m.pops.load(relaxed);
+    d["attached"] = segment.attached();
+    d["repairs"] = m.repairs.load(relaxed);
+    d["last_repair_ns"] = m.last_repair_ns.load(relaxed);
+    d["created_unix_ns"] = segment.header().created_unix_ns;
+    d["hits"] = hits_;
+    d["misses"] = misses_;
+    d["cached_bytes"] = cached_bytes_;
+    return d;
+  }
+
+  std::vector<std::string> check_invariants() {
+    Use use(*this);
+    std::vector<std::string> violations;
+    check(locked(kLargeBytes,
+                 [&](uint64_t deadline) { return arena_->check(deadline, violations); }));
+    return violations;
+  }
+
+  void testing_repair() {
+    Use use(*this);
+    check(locked(kLargeBytes, [&](uint64_t deadline) { return arena_->testing_repair(deadline); }));
+  }
+
+ private:
+  // Keeps the map while a call is inside, also when another thread closes the handle meanwhile.
+  // Counted with the GIL held.
+  class Use {
+   public:
+    explicit Use(Handle& handle) : handle_(handle) {
+      if (handle.closed()) fail(Status::kClosed, handle.name_, nb::dict());
+      ++handle.in_use_;
+    }
+    ~Use() {
+      --handle_.in_use_;
+      handle_.release_if_closed();
+    }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    Handle& handle_;
+  };
+
+  struct Batch {
+    std::vector<Entry> entries;
+    std::vector<nb::object> owners;  // keep what entries point to, whatever happens to the list
+    uint64_t bytes = 0;
+  };
+
+  void release_if_closed() {
+    if (in_use_ != 0 || !arena_ || !arena_->closed()) return;
+    arena_.reset();
+    cache_.clear();
+    cached_bytes_ = 0;
+  }
+
+  void check(Status status, uint64_t key_size = 0, uint64_t value_size = 0) {
+    if (status == Status::kOk) return;
+    nb::dict context;
+    context["key_size"] = key_size;
+    context["value_size"] = value_size;
+    context["lock_timeout"] = lock_timeout_;
+    if (arena_) {
+      Segment& segment = arena_->segment();
+      context["capacity"] = segment.capacity();
+      context["committed"] = segment.committed();
+      context["pid"] =
+          segment.owner_pid(lock_owner(segment.control().lock.load(std::memory_order_relaxed)));
+    }
+    fail(status, name_, context);
+  }
+
+  template <typename Call>
+  Status blocking(Call&& call) {
+    for (;;) {
+      Status s;
+      {
+        nb::gil_scoped_release nogil;
+        s = call();
+      }
+      if (s != Status::kInterrupted) return s;
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    }
+  }
+
+  // `call(deadline)` takes the arena's lock.
+  template <typename Call>
+  Status locked(uint64_t bytes, Call&& call) {
+    if (bytes < kLargeBytes) {
+      const Status s = call(0);
+      if (s != Status::kLockTimeout) return s;
+    }
+    const uint64_t deadline = deadline_after(lock_timeout_);
+    return blocking([&] { return call(deadline); });
+  }
+
+  std::string_view key_of(nb::handle key) {
+    auto text = utf8(key);
+    if (!text) {
+      nb::dict context;
+      context["key"] = nb::borrow(key);
+      fail(Status::kKeySize, name_, context);
+    }
+    return *text;
+  }
+
+  Batch collect(nb::list pairs) {
+    Batch batch;
+    batch.entries.reserve(nb::len(pairs));
+    batch.owners.reserve(2 * nb::len(pairs));
+    for (nb::handle pair : pairs) {
+      nb::tuple two = nb::cast<nb::tuple>(pair);
+      nb::object key = two[0];
+      nb::bytes data = nb::cast<nb::bytes>(two[1]);
+      const std::string_view text = key_of(key);
+      if (text.empty() || text.size() > kMaxKeySize) check(Status::kKeySize, text.size());
+      batch.entries.push_back({text, {data.data(), data.size()}});
+      batch.bytes += text.size() + data.size();
+      batch.owners.push_back(std::move(key));
+      batch.owners.push_back(std::move(data));
+    }
+    return batch;
+  }
+
+  bool copy_slowly(std::string_view key, Item& item) {
+    const Status s =
+        locked(kLargeBytes, [&](uint64_t deadline) { return arena_->copy(key, deadline, item); });
+    if (s == Status::kMiss) return false;
+    check(s);
+    return true;
+  }
+
+  // The payload of `key` in `data`; not even copied if `use_cache` and its object is known.
+  bool read(std::string_view key, Hit& hit, nb::object& data, bool use_cache) {
+    for (int tries = 0; tries < kReadTries; ++tries) {
+      const Status s = arena_->find(key, hit);
+      if (s == Status::kMiss) return false;
+      if (s == Status::kBusy) continue;
+      check(s);
+      if (use_cache && raw(hit.record) < cache_.size()) {
+        const Cached& known = cache_[raw(hit.record)];
+        if (known.state == hit.state && known.object.is_valid()) return true;
+      }
+      PyObject* made = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(hit.value_size));
+      if (made == nullptr) throw nb::python_error();
+      data = nb::steal(made);
+      bool whole;
+      if (hit.value_size < kLargeBytes) {
+        whole = arena_->table().read_value(hit, PyBytes_AS_STRING(made));
+      } else {
+        nb::gil_scoped_release nogil;
+        whole = arena_->table().read_value(hit, PyBytes_AS_STRING(made));
+      }
+      if (whole) return true;
+    }
+    Item item;
+    data = nb::object();
+    if (!copy_slowly(key, item)) return false;
+    data = to_bytes(item.value());
+    hit = Hit();  // nothing to remember it by
+    return true;
+  }
+
+  nb::object decode(nb::handle data) {
+    if (decode_.is_none()) return nb::borrow(data);
+    return decode_(data);
+  }
+
+  void remember(RecordNo record, uint64_t state, nb::object key, nb::object object, uint64_t size) {
+    if (object.is_valid() && size > cache_limit_) return;
+    if (raw(record) >= cache_.size()) cache_.resize(raw(record) + 1);
+    Cached& c = cache_[raw(record)];
+    Cached old = std::move(c);  // dropped last: a decref may run Python
+    if (old.object.is_valid()) cached_bytes_ -= old.size;
+    c = Cached{state, std::move(key), std::move(object), size, true};
+    if (!c.object.is_valid()) return;
+    cached_bytes_ += size;
+    for (size_t looked = 0; cached_bytes_ > cache_limit_ && looked < 2 * cache_.size(); ++looked) {
+      clock_hand_ = (clock_hand_ + 1) % cache_.size();
+      Cached& candidate = cache_[clock_hand_];
+      if (!candidate.object.is_valid() || clock_hand_ == raw(record)) continue;
+      if (candidate.recent) {
+        candidate.recent = false;
+        continue;
+      }
+      cached_bytes_ -= candidate.size;
+      Cached evicted = std::move(candidate);
+      candidate = Cached{};
+    }
+  }
+
+  std::vector<Item> take(uint64_t max_items, nb::handle timeout) {
+    const uint64_t deadline = deadline_after(timeout);
+    std::vector<Item> items;
+    for (;;) {
+      Status s = locked(0, [&](uint64_t lock_deadline) {
+        return arena_->try_pop(max_items, lock_deadline, items);
+      });
+      if (s == Status::kOk) return items;
+      if (s == Status::kEmpty && deadline > 0) {
+        s = blocking([&] { return arena_->wait_ready(deadline); });
+        if (s == Status::kOk) continue;
+      }
+      check(s);
+    }
+  }
+
+  nb::list queue_snapshot(What what) {
+    std::vector<Item> items;
+    check(locked(kLargeBytes, [&](uint64_t deadline) {
+      items.clear();
+      return arena_->queued(what != What::kKeys, deadline, items);
+    }));
+    nb::list result;
+    for (const Item& item : items) {
+      if (what == What::kKeys) {
+        result.append(to_str(item.key()));
+      } else if (what == What::kValues) {
+        result.append(decode(to_bytes(item.value())));
+      } else {
+        result.append(nb::make_tuple(to_str(item.key()), decode(to_bytes(item.value()))));
+      }
+    }
+    return result;
+  }
+
+  struct Live {
+    uint32_t record;
+    uint64_t state;
+  };
+
+  nb::list snapshot(What what) {
+    Use use(*this);
+    if (arena_->segment().kind() == Kind::kFifo) return queue_snapshot(what);
+    // The first try copies what is new to the view. If then something is missing that the view
+    // knew and the cache has lost, the second looks at everything; the third copies everything.
+    for (int tries = 0;; ++tries) {
+      std::vector<uint64_t> have;
+      if (tries < 2) {
+        have.reserve(cache_.size());
+        for (const Cached& c : cache_) {
+          have.push_back(what == What::kKeys || c.object.is_valid() ? c.state : 0);
+        }
+      }
+      std::vector<Live> live;
+      std::unordered_map<uint32_t, Item> copies;
+      check(refresh(tries > 0, what != What::kKeys, have, live, copies));
+      nb::object result = build(what, live, copies);
+      if (result.is_valid()) return nb::cast<nb::list>(result);
+    }
+  }
+
+  Status refresh(bool from_scratch, bool with_values, const std::vector<uint64_t>& have,
+                 std::vector<Live>& live, std::unordered_map<uint32_t, Item>& copies) {
+    auto want = [&](RecordNo record, uint64_t state) {
+      return raw(record) >= have.size() || have[raw(record)] != state;
+    };
+    const uint64_t deadline = deadline_after(lock_timeout_);
+    return blocking([&] {
+      std::lock_guard guard(view_mutex_);  // leaf: no Python is run while it is held
+      if (from_scratch) view_ = View{};
+      if (!arena_->current(view_)) {
+        const Status s = arena_->refresh(view_, want, with_values, deadline, copies);
+        if (s != Status::kOk) {
+          view_ = View{};
+          return s;
+        }
+      }
+      live.clear();
+      live.reserve(view_.live);
+      for (uint32_t i = 0; i < view_.states.size(); ++i) {
+        if (view_.states[i] != 0) live.push_back({i, view_.states[i]});
+      }
+      return Status::kOk;
+    });
+  }
+
+  // Null if an object is neither in the cache nor copied.
+  nb::object build(What what, const std::vector<Live>& live,
+                   std::unordered_map<uint32_t, Item>& copies) {
+    nb::object result = nb::steal(PyList_New(static_cast<Py_ssize_t>(live.size())));
+    if (!result.is_valid()) throw nb::python_error();
+    Py_ssize_t at = 0;
+    for (const auto& [record, state] : live) {
+      nb::object key, object;
+      const bool known = record < cache_.size() && cache_[record].state == state;
+      if (auto copied = copies.find(record); copied != copies.end()) {
+        key = to_str(copied->second.key());
+        if (what != What::kKeys) {
+          nb::object data = to_bytes(copied->second.value());
+          copies.erase(copied);
+          ++misses_;
+          object = decode(data);
+          remember(RecordNo{record}, state, key, object, nb::len(data));
+        } else {
+          remember(RecordNo{record}, state, key, nb::object(), 0);
+        }
+      } else if (known && (what == What::kKeys || cache_[record].object.is_valid())) {
+        key = cache_[record].key;
+        object = cache_[record].object;
+        if (what != What::kKeys) ++hits_;
+        cache_[record].recent = true;
+      } else {
+        return nb::object();
+      }
+      nb::object element = what == What::kKeys     ? std::move(key)
+                           : what == What::kValues ? std::move(object)
+                                                   : nb::object(nb::make_tuple(key, object));
+      PyList_SET_ITEM(result.ptr(), at++, element.release().ptr());
+    }
+    return result;
+  }
+
+  std::unique_ptr<Arena> arena_;
+  std::string name_;
+  nb::object decode_;
+  uint64_t cache_limit_;
+  double lock_timeout_;
+  int in_use_ = 0;
+  std::vector<Cached> cache_;
+  uint64_t cached_bytes_ = 0;
+  size_t clock_hand_ = 0;
+  uint64_t hits_ = 0, misses_ = 0;
+  std::mutex view_mutex_;
+  View view_;
+};
+
+nb::dict inspect(int fd) {
+  Finding finding;
+  uint64_t capacity = 0;
+  bool in_use = false;
+  const Status status = Segment::inspect(fd, finding, capacity, in_use);
+  nb::dict d = describe(finding);
+  d["status"] = kStatusNames[static_cast<size_t>(status)];
+  d["capacity"] = capacity;
+  d["in_use"] = in_use;
+  return d;
+}
+
+}  // namespace
+}  // namespace shmcache
+
+NB_MODULE(_core, m) {
+  using shmcache::Handle;
+  // Handles live in module globals of users; at exit nothing is freed on purpose.
+  nb::set_leak_warnings(false);
+  m.doc() = "The native core: arenas in shared memory. Private; see shmcache.Store and FIFO.";
+  m.attr("STATUS_NAMES") = nb::cast(std::vector<std::string>(
+      std::begin(shmcache::kStatusNames), std::end(shmcache::kStatusNames)));
+  m.attr("MAX_KEY_SIZE") = shmcache::kMaxKeySize;
+  m.attr("MIN_CAPACITY") = shmcache::kMinCapacity;
+  m.attr("LAYOUT_VERSION") = shmcache::kLayoutVersion;
+  m.def("inspect", &shmcache::inspect, nb::arg("fd"));
+  nb::class_<Handle>(m, "Arena")
+      .def_static("create", &Handle::create, nb::arg("fd"), nb::arg("shm_name"), nb::arg("kind"),
+                  nb::arg("capacity"), nb::arg("codec"), nb::arg("mode"), nb::arg("name"), nb::arg("decode").none(),
+                  nb::arg("cache_bytes"), nb::arg("lock_timeout"))
+      .def_static("attach", &Handle::attach, nb::arg("fd"), nb::arg("kind"), nb::arg("codec"),
+                  nb::arg("writable"), nb::arg("name"), nb::arg("decode").none(),
+                  nb::arg("cache_bytes"), nb::arg("lock_timeout"))
+      .def("close", &Handle::close)
+      .def_prop_ro("closed", &Handle::closed)
+      .def_prop_ro("writable", &Handle::writable)
+      .def("add", &Handle::add, nb::arg("key"), nb::arg("data"), nb::arg("if_absent") = false)
+      .def("add_many", &Handle::add_many, nb::arg("pairs"))
+      .def("replace", &Handle::replace, nb::arg("pairs"), nb::arg("resource_version"))
+      .def("delete", &Handle::remove, nb::arg("key"))
+      .def("get_raw", &Handle::get_raw, nb::arg("key"))
+      .def("get", &Handle::get, nb::arg("key"), nb::arg("default").none() = nb::none())
+      .def("contains", &Handle::contains, nb::arg("key"))
+      .def("keys", &Handle::keys)
+      .def("values", &Handle::values)
+      .def("items", &Handle::items)
+      .def("pop", &Handle::pop, nb::arg("timeout").none())
+      .def("pop_many", &Handle::pop_many, nb::arg("max_items"), nb::arg("timeout").none())
+      .def("wait_ready", &Handle::wait_ready, nb::arg("timeout").none())
+      .def("shut_down", &Handle::shut_down, nb::arg("immediate"))
+      .def("size", &Handle::size)
+      .def("version", &Handle::version)
+      .def("has_synced", &Handle::has_synced)
+      .def("resource_version", &Handle::resource_version)
+      .def("wait_change", &Handle::wait_change, nb::arg("version"), nb::arg("timeout").none())
+      .def("stats", &Handle::stats)
+      .def("check", &Handle::check_invariants)
+      .def("testing_repair", &Handle::testing_repair);
+}

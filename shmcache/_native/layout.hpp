@@ -1,0 +1,283 @@
+// Everything that lives in a segment: one file, one map of it, and the rules all others obey.
+//
+//   offset   region     size             mapped   written by
+//   0        Header     one page         R        the creator, once; `magic` last
+//   4096     Control    fixed            RW       everybody (lock, owner slots, futex words)
+//   ...      Meta       fixed            R / RW   the lock's owner
+//   ...      ring       u32[]  (Store)   R / RW   the lock's owner
+//   ...      index 0    u64[]  reserved  R / RW   the lock's owner
+//   ...      index 1    u64[]  reserved  R / RW   the lock's owner
+//   ...      records    Record[] reserved R / RW  the lock's owner
+//   ...      heap       blocks reserved  R / RW   the lock's owner
+//
+// "R / RW": data pages, which a read-only handle maps PROT_READ. "Reserved": address space and
+// file offsets only. Pages are committed with fallocate before they are touched, and a watermark
+// in Meta says how far; the sum of all committed bytes never passes `capacity`. The file is
+// therefore longer than the capacity, and sparse. A map is made once and never moves.
+//
+// An entry is a *record* (64 bytes, one cache line, in a table whose cells are records for ever)
+// and an *extent* (key and payload, in the heap). Because a record's memory is never anything but
+// a record, its state word is always a state word: a reader that holds a stale record number
+// reads a version that has moved on, never foreign bytes that look like one (no ABA).
+//
+// The state word of each record is the truth. Index, queue links, free lists, heap headers, and
+// counters are derived: repair rebuilds them from the records.
+//
+// Numbered invariants; they hold whenever the lock is free and not DIRTY. verify.cpp checks each,
+// tests cite them.
+//   I1  The index of the current root holds exactly one word for each LIVE record, on the probe
+//       path of its hash, with its tag, and no other word but empty and tombstone.
+//   I2  No two LIVE records have the same key.
+//   I3  No record is STAGED, and no LIVE record is doomed (`txn` is 0).
+//   I4  Every byte of the committed heap belongs to exactly one block; blocks that are not free
+//       and not the end mark are the extents of LIVE records, one to one.
+//   I5  No two neighbouring blocks are free; each free block is in the free list of its class,
+//       and each list holds nothing else.
+//   I6  Every FREE record below `records_used` is in the free record list once, nothing else is.
+//   I7  FIFO: the queue visits every LIVE record once, in ascending `seq`; prev and next agree.
+//   I8  `live`, `tombstones`, `used_bytes` count what is there; `version` is at least the
+//       version of every record, and no two LIVE records have the same version.
+//   I9  `mutation_seq` is even.
+//   I10 committed watermarks are page multiples within their regions, and their sum is
+//       at most the capacity.
+//
+// Order of every mutation (what a crash between two steps leaves is settled by repair):
+//   add      extent and record fields; state = LIVE (the truth moves); index word; queue link
+//   update   as add for the new record (same key, higher version, same queue position); index
+//            word now names it; old state = FREE; old extent freed.
+//            Crash between: two LIVE records of one key, the higher version wins.
+//   delete   state = FREE (the truth moves); index word cleared; queue link; extent freed.
+//   replace  new records STAGED with txn = g+1; LIVE records that go: txn = g+1 ("doomed");
+//            a whole index in the spare area; then root = {g+1, spare}: the one store that moves
+//            the truth for readers and for repair alike. STAGED with txn <= root generation is
+//            LIVE, with a larger one FREE; doomed by txn <= generation is FREE, by a larger one
+//            LIVE. Then each is settled.
+//   growth   fallocate, then the watermark.
+//
+// Publish/observe pairs (release -> acquire); everything else is relaxed and says why:
+//   P1  Record::state  writer's LIVE store -> reader's load: fields, key and payload are visible.
+//       Second load after an acquire fence: if unchanged, nothing that was copied in between was
+//       written after the record died (the writer stores FREE, release fence, before it reuses
+//       the extent).
+//   P2  index word     writer's store -> reader's load: the record is LIVE or STAGED-and-rooted.
+//   P3  Meta::root     writer's store -> reader's load: the whole index area is visible.
+//   P4  mutation_seq   odd while a mutation runs; the fences of a seqlock (Boehm, 2012).
+//   P5  watermarks     store after fallocate -> load before the first touch.
+//   P6  lock word      release by exchange -> acquire by CAS: all plain state under the lock.
+//   P7  futex words    seq_cst: publish, fence, look for sleepers / announce sleep, fence, look
+//       for work. One of the two sees the other.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "words.hpp"
+
+namespace shmcache {
+
+// Typed positions: a record number is not an offset is not a slot.
+enum class RecordNo : uint32_t {};
+enum class HeapOffset : uint64_t {};
+enum class SlotIndex : uint32_t {};
+
+constexpr uint32_t raw(RecordNo r) { return static_cast<uint32_t>(r); }
+constexpr uint64_t raw(HeapOffset o) { return static_cast<uint64_t>(o); }
+constexpr uint32_t raw(SlotIndex s) { return static_cast<uint32_t>(s); }
+
+constexpr RecordNo kNoRecord{0xffffffffu};
+
+enum class Kind : uint32_t { kStore = 1, kFifo = 2 };
+
+constexpr uint64_t kPage = 4096;
+constexpr uint64_t kMagic = 0x3165686361636d68;  // "hmcache1", the last store of a creation
+constexpr uint32_t kLayoutVersion = 1;           // bump on any change of this file
+constexpr uint64_t kMaxKeySize = 65535;
+constexpr uint32_t kOwnerSlots = 2047;
+constexpr size_t kCodecNameSize = 32;
+constexpr uint64_t kMinCapacity = 256 << 10;
+constexpr uint64_t kMaxCapacity = uint64_t{1} << 44;
+constexpr uint32_t kIndexMinLog2 = 10;
+constexpr size_t kResourceVersionSize = 240;
+
+// --- Header -----------------------------------------------------------------------------------
+struct Header {
+  std::atomic<uint64_t> magic;
+  uint32_t layout_version;
+  uint32_t page_size;
+  Kind kind;
+  uint32_t record_size;
+  uint64_t capacity;
+  uint64_t file_size;
+  uint64_t hash_seed[2];
+  uint64_t segment_id;  // random: tells a segment from a later one of the same name
+  uint64_t created_unix_ns;
+  char codec[kCodecNameSize];
+};
+static_assert(sizeof(Header) <= kPage);
+
+// --- Control ----------------------------------------------------------------------------------
+// Who may take the lock. A slot is owned by whoever holds the kernel's byte lock of its number;
+// `generation` grows with every owner, so (slot, generation) names one owner for ever (17 bits
+// are enough, see lock.hpp). `pid` is for people.
+struct OwnerSlot {
+  std::atomic<uint32_t> generation;
+  std::atomic<uint32_t> pid;
+};
+
+struct Control {
+  alignas(64) std::atomic<uint32_t> lock;  // lock.hpp
+  // Sleepers that wait for any change of the store.
+  alignas(64) std::atomic<uint32_t> change_word;
+  std::atomic<uint32_t> change_sleepers;
+  // Sleepers that wait for an item of the queue.
+  alignas(64) std::atomic<uint32_t> ready_word;
+  std::atomic<uint32_t> ready_sleepers;
+  alignas(64) OwnerSlot slots[kOwnerSlots];
+};
+
+// --- Meta -------------------------------------------------------------------------------------
+// Two-level segregated fit (Masmano et al., ECRTS 2004): class lists of free blocks.
+constexpr uint32_t kFirstLevels = 38;
+constexpr uint32_t kSecondLevels = 16;
+
+struct FreeLists {
+  uint64_t first_bitmap;
+  uint32_t second_bitmap[kFirstLevels];
+  HeapOffset head[kFirstLevels][kSecondLevels];
+};
+
+// One of two; the other is written before `resource_version_slot` names it.
+struct ResourceVersion {
+  uint64_t txn;  // root generation of the replace that wrote it, 0 if it is not part of one
+  std::atomic<uint64_t> size;
+  uint64_t text[kResourceVersionSize / 8];
+};
+
+struct Meta {
+  // Read by every reader, written only by growth, rebuild and replace.
+  alignas(64) std::atomic<uint64_t> root;  // Root: {generation, log2 of words, area}
+  std::atomic<uint64_t> index_committed;   // bytes, of each of the two areas
+  std::atomic<uint64_t> records_committed;  // records, not bytes
+  std::atomic<uint64_t> heap_committed;     // bytes
+  // Written by every mutation.
+  alignas(64) std::atomic<uint64_t> mutation_seq;  // P4
+  std::atomic<uint64_t> version;
+  std::atomic<uint64_t> ring_pos;  // entries ever pushed; the ring holds the last ring_entries
+  std::atomic<uint64_t> live;
+  std::atomic<uint64_t> tombstones;
+  std::atomic<uint64_t> used_bytes;
+  std::atomic<uint64_t> records_used;  // records ever handed out
+  std::atomic<RecordNo> free_record;
+  // The queue. `seq` 0 is never used.
+  alignas(64) std::atomic<RecordNo> queue_head;
+  std::atomic<RecordNo> queue_tail;
+  std::atomic<uint64_t> next_seq;
+  std::atomic<uint64_t> initial_last_seq;  // last seq of the first replace
+  std::atomic<uint32_t> shut_down;         // 0 open, 1 drains, 2 at once
+  std::atomic<uint32_t> populated;         // the first replace (FIFO: or add) has happened
+  // Figures for people.
+  alignas(64) std::atomic<uint64_t> writes;
+  std::atomic<uint64_t> deletes;
+  std::atomic<uint64_t> pops;
+  std::atomic<uint64_t> repairs;
+  std::atomic<uint64_t> last_repair_ns;
+  std::atomic<uint64_t> dropped_records;  // records that repair found damaged
+  std::atomic<uint32_t> resource_version_slot;
+  ResourceVersion resource_version[2];
+  alignas(64) FreeLists free_lists;
+};
+
+// --- Record -----------------------------------------------------------------------------------
+// state word: version << 2 | State. A version is used once; FREE keeps the version of the death.
+enum class State : uint64_t { kFree = 0, kLive = 1, kStaged = 2 };
+
+constexpr uint64_t make_state(uint64_t version, State s) {
+  return version << 2 | static_cast<uint64_t>(s);
+}
+constexpr State state_of(uint64_t word) { return static_cast<State>(word & 3); }
+constexpr uint64_t version_of(uint64_t word) { return word >> 2; }
+
+struct alignas(64) Record {
+  std::atomic<uint64_t> state;
+  std::atomic<uint64_t> hash;
+  std::atomic<HeapOffset> extent;  // offset in the heap of the key; the payload follows, padded
+  std::atomic<uint64_t> value_size;
+  std::atomic<uint32_t> key_size;
+  std::atomic<RecordNo> next;  // LIVE: queue; FREE: free record list
+  std::atomic<RecordNo> prev;  // LIVE: queue
+  uint32_t reserved;
+  std::atomic<uint64_t> seq;  // queue position
+  std::atomic<uint64_t> txn;  // STAGED: generation that makes it LIVE; LIVE: that dooms it; or 0
+};
+static_assert(sizeof(Record) == 64, "one record, one cache line");
+
+// --- Index ------------------------------------------------------------------------------------
+// index word: upper half of the hash << 32 | record number + 1. 0 is empty.
+constexpr uint64_t kEmptyWord = 0;
+constexpr uint64_t kTombstone = 0x00000000ffffffffull;  // record number 0xfffffffe: never used
+
+constexpr uint64_t index_word(uint64_t hash, RecordNo r) {
+  return (hash & 0xffffffff00000000ull) | (static_cast<uint64_t>(raw(r)) + 1);
+}
+constexpr bool tag_matches(uint64_t word, uint64_t hash) { return (word ^ hash) >> 32 == 0; }
+constexpr RecordNo record_of(uint64_t word) {
+  return RecordNo{static_cast<uint32_t>(word & 0xffffffffu) - 1};
+}
+
+// root word: generation << 8 | log2 of words << 1 | area.
+struct Root {
+  uint64_t generation;
+  uint32_t log2;
+  uint32_t area;
+
+  static constexpr Root unpack(uint64_t word) {
+    return {word >> 8, static_cast<uint32_t>(word >> 1 & 0x7f), static_cast<uint32_t>(word & 1)};
+  }
+  constexpr uint64_t pack() const { return generation << 8 | uint64_t{log2} << 1 | area; }
+};
+
+// --- Geometry ---------------------------------------------------------------------------------
+// Where the regions are: a pure function of (kind, capacity), worked out privately by every
+// handle and never read from the segment.
+struct Geometry {
+  uint64_t control, meta, ring, index[2], records, heap, file_size;
+  uint64_t ring_entries;    // a power of two, 0 for a FIFO
+  uint64_t index_max_log2;  // words of an index area
+  uint64_t max_records;
+  uint64_t heap_max;  // bytes
+
+  static Geometry of(Kind kind, uint64_t capacity) {
+    Geometry g{};
+    g.ring_entries =
+        kind == Kind::kStore
+            ? std::bit_floor(capacity / 1024 < 256 ? 256 : capacity / 1024 > 65536 ? 65536
+                                                                                    : capacity / 1024)
+            : 0;
+    // The least an entry takes is 64 + 32 + some index words; 96 bounds it from below.
+    uint64_t records = capacity / 96;
+    if (records > 0x7fffffffu) records = 0x7fffffffu;
+    g.max_records = round_up(records, kPage / sizeof(Record));
+    g.index_max_log2 = static_cast<uint64_t>(std::bit_width(g.max_records * 2 - 1));
+    if (g.index_max_log2 < kIndexMinLog2) g.index_max_log2 = kIndexMinLog2;
+    g.heap_max = round_up(capacity, kPage);
+    g.control = kPage;
+    g.meta = g.control + round_up(sizeof(Control), kPage);
+    g.ring = g.meta + round_up(sizeof(Meta), kPage);
+    g.index[0] = g.ring + round_up(g.ring_entries * sizeof(uint32_t), kPage);
+    const uint64_t index_bytes = uint64_t{8} << g.index_max_log2;
+    g.index[1] = g.index[0] + index_bytes;
+    g.records = g.index[1] + index_bytes;
+    g.heap = g.records + g.max_records * sizeof(Record);
+    g.file_size = g.heap + g.heap_max;
+    return g;
+  }
+};
+
+// Everything in shared memory is lock-free or it is not safe there.
+static_assert(std::atomic<uint64_t>::is_always_lock_free);
+static_assert(std::atomic<uint32_t>::is_always_lock_free);
+static_assert(std::atomic<RecordNo>::is_always_lock_free && sizeof(std::atomic<RecordNo>) == 4);
+static_assert(std::atomic<HeapOffset>::is_always_lock_free && sizeof(std::atomic<HeapOffset>) == 8);
+
+}  // namespace shmcache

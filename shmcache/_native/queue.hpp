@@ -1,0 +1,81 @@
+// The order of a FIFO: a doubly linked list through the LIVE records, in ascending `seq` (I7).
+//
+// Keyed: a key is in the queue at most once, because a record is. An update takes over the
+// position (and `seq`) of the record it replaces; a delete unlinks, so there are no ghosts; a key
+// added again gets a new `seq` and goes to the tail.
+//
+// Derived: repair sorts the LIVE records by `seq` and links them anew. So the order of the
+// stores below does not matter, only that they are bounded and checked.
+// REQUIRES, everywhere: the lock is held for writing.
+#pragma once
+
+#include "layout.hpp"
+#include "segment.hpp"
+#include "status.hpp"
+#include "table.hpp"
+
+namespace shmcache {
+
+class Queue {
+ public:
+  Queue(Segment& segment, Table& table) : segment_(segment), table_(table) {}
+
+  RecordNo head() const { return segment_.meta().queue_head.load(std::memory_order_relaxed); }
+
+  // A position behind all others.
+  uint64_t next_seq() {
+    Meta& m = segment_.meta();
+    const uint64_t seq = m.next_seq.load(std::memory_order_relaxed);
+    m.next_seq.store(seq + 1, std::memory_order_relaxed);
+    return seq;
+  }
+
+  Status push_tail(RecordNo fresh) {
+    Meta& m = segment_.meta();
+    const RecordNo tail = m.queue_tail.load(std::memory_order_relaxed);
+    return link(tail, fresh, kNoRecord);
+  }
+
+  // `fresh` takes the place of `old`.
+  Status take_place(RecordNo fresh, RecordNo old) {
+    const Record& o = table_.record(old);
+    return link(o.prev.load(std::memory_order_relaxed), fresh,
+                o.next.load(std::memory_order_relaxed));
+  }
+
+  Status unlink(RecordNo gone) {
+    const Record& g = table_.record(gone);
+    return join(g.prev.load(std::memory_order_relaxed), g.next.load(std::memory_order_relaxed));
+  }
+
+  void clear() {
+    segment_.meta().queue_head.store(kNoRecord, std::memory_order_relaxed);
+    segment_.meta().queue_tail.store(kNoRecord, std::memory_order_relaxed);
+  }
+
+ private:
+  Status join(RecordNo prev, RecordNo next) {
+    Meta& m = segment_.meta();
+    if ((prev != kNoRecord && !table_.valid(prev)) || (next != kNoRecord && !table_.valid(next))) {
+      return Status::kCorrupt;
+    }
+    (prev == kNoRecord ? m.queue_head : table_.record(prev).next)
+        .store(next, std::memory_order_relaxed);
+    (next == kNoRecord ? m.queue_tail : table_.record(next).prev)
+        .store(prev, std::memory_order_relaxed);
+    return Status::kOk;
+  }
+
+  Status link(RecordNo prev, RecordNo fresh, RecordNo next) {
+    Record& f = table_.record(fresh);
+    f.prev.store(prev, std::memory_order_relaxed);
+    f.next.store(next, std::memory_order_relaxed);
+    if (Status s = join(prev, fresh); s != Status::kOk) return s;
+    return join(fresh, next);
+  }
+
+  Segment& segment_;
+  Table& table_;
+};
+
+}  // namespace shmcache

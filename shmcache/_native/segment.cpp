@@ -1,0 +1,402 @@
+#include "segment.hpp"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#include "lock.hpp"
+
+namespace shmcache {
+namespace {
+
+constexpr off_t kInitByte = off_t{1} << 61;
+constexpr off_t kAttachByte = kInitByte + 1;
+constexpr off_t kOwnerBytes = kInitByte + 4096;
+// Written before anything else, so that a half-made segment is told from a foreign file.
+constexpr uint64_t kCreating = 0x3067686361636d68;
+// One fallocate call: small enough that a storm of signals cannot starve it.
+constexpr uint64_t kCommitChunk = 1 << 20;
+
+// Every Segment of this process, for the fork handler. One mutex also guards slot claims: the
+// prepare handler takes it, so a child never inherits it held.
+struct Registry {
+  std::mutex mutex;
+  std::vector<Segment*> segments;
+};
+
+// Leaked on purpose: no destructor may run while another thread is inside a call at exit.
+Registry& registry() {
+  static Registry* instance = [] {
+    auto* made = new Registry;
+    pthread_atfork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); },
+                   [] {
+                     for (Segment* segment : registry().segments) segment->child_after_fork();
+                     registry().mutex.unlock();
+                   });
+    return made;
+  }();
+  return *instance;
+}
+
+bool set_byte_lock(int fd, short type, off_t byte) {
+  struct flock lock {};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = byte;
+  lock.l_len = 1;
+  int rc;
+  do {
+    rc = fcntl(fd, F_OFD_SETLK, &lock);
+  } while (rc != 0 && errno == EINTR);
+  return rc == 0;
+}
+
+// Whether another description holds a lock on `byte` that a write lock would conflict with.
+bool byte_held(int fd, off_t byte) {
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = byte;
+  lock.l_len = 1;
+  // An error would say "held": to take a living owner for dead is the one mistake not to make.
+  return fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
+}
+
+// A new open file description of the inode behind `fd`; works for unlinked files too.
+int reopen(int fd) {
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  return open(path, O_RDWR | O_CLOEXEC);
+}
+
+Status system_error(Finding& finding) {
+  finding.error = errno;
+  return Status::kSystem;
+}
+
+Status check_file(int fd, Finding& finding, struct stat& st) {
+  if (fstat(fd, &st) != 0) return system_error(finding);
+  finding.uid = st.st_uid;
+  finding.mode = st.st_mode & 07777;
+  const bool trusted_owner = st.st_uid == geteuid() || st.st_uid == 0;
+  if (!S_ISREG(st.st_mode) || !trusted_owner || (st.st_mode & 0002) != 0 || st.st_nlink > 1) {
+    return Status::kInsecure;
+  }
+  return Status::kOk;
+}
+
+// Read and validate the header of a file that nobody has mapped yet (pread cannot fault).
+Status read_header(int fd, int lock_fd, Header& header, Finding& finding) {
+  static_assert(std::is_trivially_destructible_v<Header>);
+  struct stat st {};
+  if (Status s = check_file(fd, finding, st); s != Status::kOk) return s;
+  std::memset(static_cast<void*>(&header), 0, sizeof header);
+  ssize_t got = pread(fd, static_cast<void*>(&header), sizeof header, 0);
+  if (got < 0) return system_error(finding);
+  const uint64_t magic = got >= 8 ? header.magic.load(std::memory_order_relaxed) : 0;
+  if (got == 0 || magic == kCreating) {
+    return byte_held(lock_fd, kInitByte) ? Status::kBusy : Status::kUnfinished;
+  }
+  if (magic != kMagic || got < static_cast<ssize_t>(sizeof header)) return Status::kForeign;
+  finding.layout = header.layout_version;
+  if (header.layout_version != kLayoutVersion || header.page_size != kPage ||
+      header.record_size != sizeof(Record)) {
+    return Status::kWrongLayout;
+  }
+  finding.kind = header.kind;
+  std::memcpy(finding.codec, header.codec, kCodecNameSize);
+  finding.codec[kCodecNameSize - 1] = '\0';
+  if ((header.kind != Kind::kStore && header.kind != Kind::kFifo) ||
+      header.capacity < kMinCapacity || header.capacity > kMaxCapacity) {
+    return Status::kCorrupt;
+  }
+  finding.wanted = Geometry::of(header.kind, header.capacity).file_size;
+  finding.available = static_cast<uint64_t>(st.st_size);
+  // A peer that truncated the file: mapping it would fault.
+  if (header.file_size != finding.wanted || finding.available != finding.wanted) {
+    return Status::kCorrupt;
+  }
+  return Status::kOk;
+}
+
+}  // namespace
+
+Status Segment::open_descriptors(int fd, Finding& finding) {
+  fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (fd_ < 0) return system_error(finding);
+  lock_fd_ = reopen(fd_);
+  if (lock_fd_ < 0) return system_error(finding);
+  return Status::kOk;
+}
+
+Status Segment::map(Finding& finding) {
+  const int data = writable_ ? PROT_READ | PROT_WRITE : PROT_READ;
+  void* base = mmap(nullptr, geometry_.file_size, data, MAP_SHARED | MAP_NORESERVE, fd_, 0);
+  if (base == MAP_FAILED) return system_error(finding);
+  base_ = static_cast<std::byte*>(base);
+  if (!writable_ && mprotect(base_ + geometry_.control, geometry_.meta - geometry_.control,
+                             PROT_READ | PROT_WRITE) != 0) {
+    return system_error(finding);
+  }
+  // A core dump of a process that holds the lock must not take minutes.
+  madvise(base_, geometry_.file_size, MADV_DONTDUMP);
+  hash_ = SipHash13(header().hash_seed[0], header().hash_seed[1]);
+  Registry& all = registry();
+  std::lock_guard guard(all.mutex);
+  all.segments.push_back(this);
+  return Status::kOk;
+}
+
+Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacity,
+                       std::string_view codec, uint32_t mode, std::unique_ptr<Segment>& out,
+                       Finding& finding) {
+  capacity = round_up(capacity, kPage);
+  finding.wanted = capacity;
+  finding.available = kMinCapacity;
+  if (capacity < kMinCapacity) return Status::kTooSmall;
+  finding.available = kMaxCapacity;
+  if (capacity > kMaxCapacity) return Status::kTooBig;
+  struct statvfs vfs {};
+  if (fstatvfs(fd, &vfs) != 0) return system_error(finding);
+  finding.available = static_cast<uint64_t>(vfs.f_blocks) * vfs.f_frsize;
+  if (capacity > finding.available) return Status::kTooBig;
+  struct stat st {};
+  if (Status s = check_file(fd, finding, st); s != Status::kOk) return s;
+
+  std::unique_ptr<Segment> made(new Segment);
+  made->kind_ = kind;
+  made->capacity_ = capacity;
+  made->writable_ = true;
+  made->geometry_ = Geometry::of(kind, capacity);
+  if (Status s = made->open_descriptors(fd, finding); s != Status::kOk) return s;
+  if (!set_byte_lock(made->lock_fd_, F_WRLCK, kInitByte)) return Status::kBusy;
+  uint64_t magic = 0;
+  if (pread(fd, &magic, sizeof magic, 0) == sizeof magic && magic != kCreating) {
+    return magic == kMagic ? Status::kExists : Status::kForeign;
+  }
+  // fchmod, because the umask has already narrowed what shm_open was asked for.
+  if (fchmod(fd, mode) != 0) return system_error(finding);
+  Status status = made->initialise(capacity, codec, finding);
+  if (status != Status::kOk) {
+    (void)!ftruncate(fd, 0);  // who has it open already finds it unfinished
+    shm_unlink(shm_name);
+    return status;
+  }
+  set_byte_lock(made->lock_fd_, F_RDLCK, kAttachByte);
+  set_byte_lock(made->lock_fd_, F_UNLCK, kInitByte);
+  out = std::move(made);
+  return Status::kOk;
+}
+
+Status Segment::initialise(uint64_t capacity, std::string_view codec, Finding& finding) {
+  const Geometry& g = geometry_;
+  struct rlimit limit {};
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+      limit.rlim_cur < g.file_size) {
+    finding.wanted = g.file_size;
+    finding.available = limit.rlim_cur;
+    finding.error = EFBIG;
+    return Status::kNoSpace;
+  }
+  if (ftruncate(fd_, 0) != 0 || pwrite(fd_, &kCreating, sizeof kCreating, 0) != sizeof kCreating ||
+      ftruncate(fd_, static_cast<off_t>(g.file_size)) != 0) {
+    finding.error = errno;
+    return errno == ENOSPC || errno == EFBIG ? Status::kNoSpace : Status::kSystem;
+  }
+  const uint64_t index_bytes = uint64_t{8} << kIndexMinLog2;
+  struct {
+    uint64_t offset, size;
+  } const regions[] = {{0, g.index[0]},  // header, control, meta, ring
+                       {g.index[0], index_bytes},
+                       {g.index[1], index_bytes},
+                       {g.records, kPage},
+                       {g.heap, kPage}};
+  for (auto [offset, size] : regions) {
+    if (posix_fallocate(fd_, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) {
+      finding.wanted = g.index[0] + 2 * index_bytes + 2 * kPage;
+      struct statvfs vfs {};
+      if (fstatvfs(fd_, &vfs) == 0) {
+        finding.available = static_cast<uint64_t>(vfs.f_bavail) * vfs.f_frsize;
+      }
+      finding.error = ENOSPC;
+      return Status::kNoSpace;
+    }
+  }
+  if (Status s = map(finding); s != Status::kOk) return s;
+
+  Header& h = header();
+  h.layout_version = kLayoutVersion;
+  h.page_size = kPage;
+  h.kind = kind_;
+  h.record_size = sizeof(Record);
+  h.capacity = capacity;
+  h.file_size = g.file_size;
+  struct timespec now {};
+  clock_gettime(CLOCK_REALTIME, &now);
+  h.created_unix_ns =
+      static_cast<uint64_t>(now.tv_sec) * 1000000000u + static_cast<uint64_t>(now.tv_nsec);
+  uint64_t random[3];
+  if (getrandom(random, sizeof random, 0) != sizeof random) return system_error(finding);
+  h.hash_seed[0] = random[0];
+  h.hash_seed[1] = random[1];
+  h.segment_id = random[2];
+  std::memcpy(h.codec, codec.data(), std::min(codec.size(), kCodecNameSize - 1));
+  hash_ = SipHash13(random[0], random[1]);
+
+  // The pages are zero; only what is not zero when empty is set.
+  Meta& m = meta();
+  m.root.store(Root{1, kIndexMinLog2, 0}.pack(), std::memory_order_relaxed);
+  m.index_committed.store(index_bytes, std::memory_order_relaxed);
+  m.records_committed.store(kPage / sizeof(Record), std::memory_order_relaxed);
+  m.heap_committed.store(kPage, std::memory_order_relaxed);
+  m.free_record.store(kNoRecord, std::memory_order_relaxed);
+  m.queue_head.store(kNoRecord, std::memory_order_relaxed);
+  m.queue_tail.store(kNoRecord, std::memory_order_relaxed);
+  m.next_seq.store(1, std::memory_order_relaxed);
+  // The heap is formatted by a repair of the empty arena: one way to do it, not two.
+  control().lock.store(kLockDirty, std::memory_order_relaxed);
+  h.magic.store(kMagic, std::memory_order_release);
+  return Status::kOk;
+}
+
+Status Segment::attach(int fd, Kind kind, std::string_view codec, bool writable,
+                       std::unique_ptr<Segment>& out, Finding& finding) {
+  std::unique_ptr<Segment> made(new Segment);
+  if (Status s = made->open_descriptors(fd, finding); s != Status::kOk) return s;
+  Header header;
+  if (Status s = read_header(fd, made->lock_fd_, header, finding); s != Status::kOk) return s;
+  if (header.kind != kind) return Status::kWrongKind;
+  if (codec != finding.codec) return Status::kWrongCodec;
+  made->kind_ = kind;
+  made->capacity_ = header.capacity;
+  made->writable_ = writable;
+  made->geometry_ = Geometry::of(kind, header.capacity);
+  if (Status s = made->map(finding); s != Status::kOk) return s;
+  set_byte_lock(made->lock_fd_, F_RDLCK, kAttachByte);
+  out = std::move(made);
+  return Status::kOk;
+}
+
+Status Segment::inspect(int fd, Finding& finding, uint64_t& capacity, bool& in_use) {
+  Segment probe;
+  if (Status s = probe.open_descriptors(fd, finding); s != Status::kOk) return s;
+  Header header;
+  Status status = read_header(fd, probe.lock_fd_, header, finding);
+  in_use = byte_held(probe.lock_fd_, kAttachByte) || byte_held(probe.lock_fd_, kInitByte);
+  capacity = status == Status::kOk ? header.capacity : 0;
+  return status;
+}
+
+Segment::~Segment() {
+  if (base_ != nullptr) {
+    Registry& all = registry();
+    std::lock_guard guard(all.mutex);
+    std::erase(all.segments, this);
+    if (uint32_t id = owner_id(); id != 0) {
+      control().slots[(id >> kGenerationBits) - 1].pid.store(0, std::memory_order_relaxed);
+    }
+    munmap(base_, geometry_.file_size);
+  }
+  if (lock_fd_ >= 0) close(lock_fd_);
+  if (fd_ >= 0) close(fd_);
+}
+
+void Segment::child_after_fork() {
+  // Async-signal-safe calls only. If a descriptor cannot be had now, claim_slot tries again.
+  owner_id_.store(0, std::memory_order_release);
+  if (lock_fd_ >= 0) close(lock_fd_);
+  lock_fd_ = reopen(fd_);
+  if (lock_fd_ >= 0) set_byte_lock(lock_fd_, F_RDLCK, kAttachByte);
+}
+
+uint64_t Segment::committed() const {
+  const Meta& m = meta();
+  return geometry_.index[0] + 2 * m.index_committed.load(std::memory_order_acquire) +
+         m.records_committed.load(std::memory_order_acquire) * sizeof(Record) +
+         m.heap_committed.load(std::memory_order_acquire);
+}
+
+Status Segment::commit(uint64_t offset, uint64_t size) {
+  if (committed() + size > capacity_) return Status::kArenaFull;
+  for (uint64_t done = 0; done < size;) {
+    const uint64_t chunk = std::min(kCommitChunk, size - done);
+    int rc;
+    do {
+      rc = fallocate(fd_, 0, static_cast<off_t>(offset + done), static_cast<off_t>(chunk));
+    } while (rc != 0 && errno == EINTR);
+    if (rc != 0) return Status::kNoSpace;
+    done += chunk;
+  }
+  return Status::kOk;
+}
+
+Status Segment::claim_slot() {
+  if (owner_id() != 0) return Status::kOk;
+  std::lock_guard guard(registry().mutex);
+  if (owner_id() != 0) return Status::kOk;
+  if (lock_fd_ < 0) {
+    lock_fd_ = reopen(fd_);
+    if (lock_fd_ < 0) return Status::kSystem;
+    set_byte_lock(lock_fd_, F_RDLCK, kAttachByte);
+  }
+  Control& c = control();
+  for (uint32_t i = 0; i < kOwnerSlots; ++i) {
+    // A dead owner's slot that the lock still names is left to the one who repairs.
+    if (lock_owner(c.lock.load(std::memory_order_relaxed)) >> kGenerationBits == i + 1) continue;
+    // The byte lock first, the slot after: whoever finds the slot's generation ours finds the
+    // byte held, and one generation never has two living owners.
+    if (!set_byte_lock(lock_fd_, F_WRLCK, kOwnerBytes + i)) continue;
+    uint32_t generation =
+        (c.slots[i].generation.load(std::memory_order_relaxed) + 1) & kGenerationMask;
+    if (generation == 0) generation = 1;
+    c.slots[i].generation.store(generation, std::memory_order_relaxed);
+    c.slots[i].pid.store(static_cast<uint32_t>(getpid()), std::memory_order_release);
+    owner_id_.store((i + 1) << kGenerationBits | generation, std::memory_order_release);
+    return Status::kOk;
+  }
+  return Status::kNoSlot;
+}
+
+bool Segment::owner_alive(uint32_t id) const {
+  if (id == owner_id()) return true;  // another thread of ours; GETLK does not see our own locks
+  const uint32_t slot = (id >> kGenerationBits) - 1;
+  if (slot >= kOwnerSlots) return false;  // no such owner: a damaged word, take it over
+  if (control().slots[slot].generation.load(std::memory_order_relaxed) !=
+      (id & kGenerationMask)) {
+    return false;  // the slot has a later owner, so this one is gone
+  }
+  return byte_held(lock_fd_, kOwnerBytes + slot);
+}
+
+uint32_t Segment::owner_pid(uint32_t id) const {
+  const uint32_t slot = (id >> kGenerationBits) - 1;
+  return slot < kOwnerSlots ? control().slots[slot].pid.load(std::memory_order_relaxed) : 0;
+}
+
+uint32_t Segment::attached() const {
+  uint32_t count = 0;
+  const uint32_t own = owner_id() == 0 ? kOwnerSlots : (owner_id() >> kGenerationBits) - 1;
+  for (uint32_t i = 0; i < kOwnerSlots; ++i) {
+    if (i == own) {
+      ++count;
+    } else if (control().slots[i].pid.load(std::memory_order_relaxed) != 0 &&
+               byte_held(lock_fd_, kOwnerBytes + i)) {
+      ++count;
+    }
+  }
+  return count;
+}
+
+}  // namespace shmcache

@@ -1,0 +1,110 @@
+// The segment of one arena as this process sees it: file, map, committed memory, identity.
+//
+// Two descriptors, on two open file descriptions:
+//   fd       the file, mapped. Used for fallocate only. Never locked, because a byte lock on a
+//            mapped description lives as long as any process maps it.
+//   lock_fd  the same inode opened anew, never mapped, close-on-exec. It carries the byte locks
+//            (open file description locks) that tell the others that this process lives: the
+//            kernel drops them when the process ends, however it ends, and not before.
+//
+// Byte locks, at offsets far beyond any file size:
+//   kInitByte      write: who initialises the segment
+//   kAttachByte    read: every attached handle. Who gets it for writing knows nobody is attached
+//   kOwnerBytes+i  write: the owner of slot i
+//
+// fork: the child inherits lock_fd, and with it the parent's locks. An atfork handler closes it
+// in the child and opens a new one, so that the parent's death stays visible; the child claims a
+// slot of its own when it first needs one. The map is inherited and stays as it is.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "layout.hpp"
+#include "status.hpp"
+
+namespace shmcache {
+
+// What a failed create or attach found, for the error message.
+struct Finding {
+  int error = 0;  // errno
+  Kind kind{};
+  uint32_t layout = 0;
+  char codec[kCodecNameSize] = {};
+  uint64_t wanted = 0, available = 0;  // bytes
+  uint32_t uid = 0, mode = 0;
+};
+
+class Segment {
+ public:
+  // Turn an empty (or half-made) file into a segment. `fd` stays the caller's. If that fails for
+  // want of memory, `shm_name` is unlinked while we still hold the initialiser's lock, so nobody
+  // else can have made a segment of it.
+  static Status create(int fd, const char* shm_name, Kind kind, uint64_t capacity,
+                       std::string_view codec, uint32_t mode, std::unique_ptr<Segment>& out,
+                       Finding& finding);
+  static Status attach(int fd, Kind kind, std::string_view codec, bool writable,
+                       std::unique_ptr<Segment>& out, Finding& finding);
+  // Read the header of any file, without attaching. `in_use`: a living process is attached.
+  static Status inspect(int fd, Finding& finding, uint64_t& capacity, bool& in_use);
+
+  ~Segment();
+  Segment(const Segment&) = delete;
+  Segment& operator=(const Segment&) = delete;
+
+  bool writable() const { return writable_; }
+  Kind kind() const { return kind_; }
+  uint64_t capacity() const { return capacity_; }
+  const Geometry& geometry() const { return geometry_; }
+  const SipHash13& hash() const { return hash_; }
+
+  Header& header() const { return *at<Header>(0); }
+  Control& control() const { return *at<Control>(geometry_.control); }
+  Meta& meta() const { return *at<Meta>(geometry_.meta); }
+  std::atomic<uint32_t>* ring() const { return at<std::atomic<uint32_t>>(geometry_.ring); }
+  std::atomic<uint64_t>* index(uint32_t area) const {
+    return at<std::atomic<uint64_t>>(geometry_.index[area & 1]);
+  }
+  Record* records() const { return at<Record>(geometry_.records); }
+  uint64_t* heap() const { return at<uint64_t>(geometry_.heap); }
+
+  // Committed memory (I10). REQUIRES for commit: the lock is held.
+  uint64_t committed() const;
+  // Reserve [offset, offset + size) of the file so that touching it cannot fault.
+  // kArenaFull: the capacity forbids it; kNoSpace: the file system has no pages. All or nothing.
+  Status commit(uint64_t offset, uint64_t size);
+
+  // Identity. claim_slot is idempotent and thread-safe.
+  Status claim_slot();
+  // (slot + 1) << 17 | generation: never 0; the upper 30 bits of a lock word (lock.hpp).
+  uint32_t owner_id() const { return owner_id_.load(std::memory_order_acquire); }
+  bool owner_alive(uint32_t owner_id) const;
+  uint32_t owner_pid(uint32_t owner_id) const;
+  uint32_t attached() const;
+
+  void child_after_fork();  // the atfork handler calls it
+
+ private:
+  Segment() = default;
+  template <typename T>
+  T* at(uint64_t offset) const {
+    return reinterpret_cast<T*>(base_ + offset);
+  }
+  Status open_descriptors(int fd, Finding& finding);
+  Status map(Finding& finding);
+  Status initialise(uint64_t capacity, std::string_view codec, Finding& finding);
+
+  std::byte* base_ = nullptr;
+  Geometry geometry_{};
+  SipHash13 hash_{0, 0};
+  uint64_t capacity_ = 0;
+  Kind kind_{};
+  bool writable_ = false;
+  int fd_ = -1;
+  int lock_fd_ = -1;
+  std::atomic<uint32_t> owner_id_{0};
+};
+
+}  // namespace shmcache

@@ -1,0 +1,66 @@
+"""The narrow interfaces between the rooms: each is declared by the one who consumes it.
+
+A source (``ListerWatcher``) feeds a reflector, the reflector writes into a ``ReflectorStore``,
+a store asks its ``Codec`` for bytes. May import: ``_types``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from shmcache._types import Event, ListOptions, ListResult, WatchOptions
+
+__all__ = ["Codec", "KeyFunc", "ListFunc", "ListerWatcher", "ReflectorStore", "WatchFunc"]
+
+KeyFunc: TypeAlias = Callable[[Any], str]
+"""Makes the key of an object; must give the same key for the same object every time."""
+
+ListFunc: TypeAlias = Callable[[ListOptions], "ListResult[Any] | Mapping[str, Any]"]
+WatchFunc: TypeAlias = Callable[[WatchOptions], "Iterable[Event[Any] | Mapping[str, Any]]"]
+
+
+@runtime_checkable
+class ListerWatcher(Protocol):
+    """A source: lists what is there, and watches what changes from a version on.
+
+    ``list`` returns a :class:`ListResult` or a Kubernetes list dict. ``watch`` returns an
+    iterable of :class:`Event` or ``{"type", "object"}`` dicts; if it has a ``close()`` method,
+    the reflector calls it (from any thread) to end the watch. Both raise
+    :class:`~shmcache.ApiError`, and :class:`~shmcache.ExpiredError` for a version that is gone.
+    """
+
+    def list(self, options: ListOptions) -> ListResult[Any] | Mapping[str, Any]: ...
+
+    def watch(self, options: WatchOptions) -> Iterable[Event[Any] | Mapping[str, Any]]: ...
+
+
+@runtime_checkable
+class ReflectorStore(Protocol):
+    """What a reflector needs of the store that it fills."""
+
+    def add(self, obj: Any) -> None: ...
+
+    def update(self, obj: Any) -> None: ...
+
+    def delete(self, obj: Any) -> None: ...
+
+    def replace(self, objs: Sequence[Any], resource_version: str = "") -> None: ...
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Objects to bytes and back.
+
+    ``name`` (1 to 31 ASCII characters) is written into the segment, so that nobody attaches
+    with another codec. ``decode`` gives a private object. A codec may also have
+    ``decode_shared``, which gives one that is safe to hand to every reader of a process (read
+    only); without it, ``decode`` must give immutable objects or readers must not change them.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def encode(self, obj: Any) -> bytes: ...
+
+    def decode(self, data: bytes | memoryview) -> Any: ...

@@ -1,0 +1,116 @@
+"""Values that cross a boundary: immutable, without behaviour.
+
+May import: nothing of shmcache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+__all__ = ["ArenaInfo", "Event", "ListOptions", "ListResult", "Stats", "WatchOptions"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Event(Generic[T]):
+    """One change that a watch reports.
+
+    ``type`` is ``"ADDED"``, ``"MODIFIED"``, ``"DELETED"``, ``"BOOKMARK"`` or ``"ERROR"`` (the
+    names of the Kubernetes API); of an ``ERROR`` the object is a Kubernetes ``Status``.
+    """
+
+    type: str
+    object: T
+
+
+@dataclass(frozen=True, slots=True)
+class ListOptions:
+    """What a reflector asks of ``ListerWatcher.list``.
+
+    ``resource_version``: ``""`` for the most recent, ``"0"`` for any (a server may answer from
+    its cache), else at least that one. ``limit``: most items a page, 0 for all.
+    ``continue_token``: of the page before, ``""`` for the first.
+    """
+
+    resource_version: str = ""
+    limit: int = 0
+    continue_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchOptions:
+    """What a reflector asks of ``ListerWatcher.watch``.
+
+    ``timeout_seconds``: the server ends the watch after that many seconds, None for its own
+    choice. ``allow_bookmarks``: send BOOKMARK events, which advance the version without data.
+    """
+
+    resource_version: str = ""
+    timeout_seconds: int | None = None
+    allow_bookmarks: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ListResult(Generic[T]):
+    """One page of a list. ``continue_token`` is ``""`` on the last."""
+
+    items: Sequence[T]
+    resource_version: str = ""
+    continue_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Figures of one arena, as ``stats()`` read them. Sizes are bytes, times nanoseconds.
+
+    All but the last group come from the segment and are the same for every process.
+    """
+
+    name: str
+    kind: str
+    entries: int
+    capacity_bytes: int
+    committed_bytes: int
+    used_bytes: int
+    """Key and payload bytes of the entries with their headers; committed − used is overhead
+    and free memory that is used again."""
+    free_blocks: int
+    """Separate free pieces in the heap: high against ``entries`` means fragmentation."""
+    largest_free_bytes: int
+    version: int
+    index_slots: int
+    writes: int
+    deletes: int
+    pops: int
+    attached: int
+    """Handles with an owner slot whose process lives, this one included."""
+    repairs: int
+    last_repair_ns: int
+    created_unix_ns: int
+
+    hits: int
+    """Reads through this handle that found the decoded object in its cache."""
+    misses: int
+    """Reads through this handle that had to decode."""
+    cached_bytes: int
+    """Payload bytes of the entries whose decoded objects this handle keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaInfo:
+    """One line of ``list_arenas()``: what can be said of an arena without attaching."""
+
+    name: str
+    kind: str
+    codec: str
+    capacity_bytes: int
+    allocated_bytes: int
+    """Bytes of memory that the segment's file takes now."""
+    in_use: bool
+    """Whether any living process is attached, as the kernel tells it."""
+    owner_uid: int
+    mode: int
+

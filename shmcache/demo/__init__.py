@@ -1,0 +1,1 @@
+"""A demonstration that runs without a cluster: an embedded API server and a scheduler."""

@@ -1,0 +1,322 @@
+"""A scheduler made of several processes that share one cache and one queue.
+
+::
+
+    API server ──watch──▶ mirror ──▶ nodes, bound pods (Store), unbound pods (FIFO)
+        ▲                                  │
+        └──────────── bind ──────── worker 1 … N
+
+One process watches; the workers read its Stores and pop from its FIFO in shared memory. A
+generator creates the load. The supervisor, in this file, starts all of them, starts again what
+dies, puts pods back that were popped and never bound, and checks the outcome against the
+server's own list.
+
+May import: the public surface, ``demo``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import connection
+from typing import Any
+
+from shmcache import FIFO, Store
+from shmcache.demo._api import Endpoint, is_refusal, list_all, request, transport_errors
+from shmcache.demo._display import Display, Progress
+from shmcache.demo._messages import Message
+from shmcache.demo._mirror import Arenas, mirror
+from shmcache.demo._report import Ledger, Report
+from shmcache.demo._worker import work
+from shmcache.demo._workload import RUN_LABEL, generate
+from shmcache.demo.apiserver import ApiServer
+
+__all__ = ["DemoError", "DemoOptions", "run_demo"]
+
+_TICK = 0.1
+"""Seconds between two looks at the children when they say nothing."""
+
+_START_SECONDS = 60.0
+_IDLE_SECONDS = 1.0
+"""Without any message for this long, the supervisor asks the server what is still unbound."""
+_STALL_SECONDS = 60.0
+"""Without any message for this long, the run is given up."""
+_MOST_RESTARTS = 20
+
+
+class DemoError(Exception):
+    """The demo cannot go on: its processes keep dying, or do not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What to run: numbers of ``pods``, ``nodes`` and ``workers``, each at least 1.
+
+    ``kubeconfig``: path of a file that names the cluster to use, ``""`` for the embedded
+    server. ``namespace``: for the pods, ``""`` for one of the run's own.
+    """
+
+    pods: int
+    nodes: int
+    workers: int
+    kubeconfig: str = ""
+    namespace: str = ""
+
+
+def run_demo(options: DemoOptions, display: Display) -> Report:
+    """Run the demo from start to end and return its report.
+
+    All processes, arenas and objects in the cluster that it made are gone afterwards, also
+    when it raises: :class:`DemoError`, ``KeyboardInterrupt``, or what the client raises when
+    the cluster cannot be reached.
+    """
+    run = f"{RUN_LABEL}-{uuid.uuid4().hex[:8]}"
+    with contextlib.ExitStack() as stack:
+        # Entered first, so left last: what is cleaned up inside is cleaned up undisturbed.
+        stack.enter_context(_restored_interrupt())
+        if options.kubeconfig:
+            endpoint = Endpoint(kubeconfig=options.kubeconfig)
+        else:
+            endpoint = Endpoint(url=stack.enter_context(ApiServer()).url)
+        core = endpoint.core_api()
+        namespace = stack.enter_context(_namespace(core, options.namespace, run))
+        arenas = Arenas(*(f"{run}-{part}" for part in ("nodes", "bound", "queue")))
+        nodes = stack.enter_context(_unlinked(Store.create(arenas.nodes)))
+        bound = stack.enter_context(_unlinked(Store.create(arenas.bound)))
+        queue = stack.enter_context(_unlinked(FIFO.create(arenas.queue)))
+        supervisor = _Supervisor(display, queue, Ledger(options.pods, options.workers))
+        stack.callback(supervisor.stop)
+        stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
+
+        supervisor.start("mirror", mirror, endpoint, namespace, run, arenas)
+        deadline = time.monotonic() + _START_SECONDS
+        for store in (nodes, bound, queue):
+            if not store.wait_for_sync(timeout=deadline - time.monotonic()):
+                raise DemoError("the mirror did not list the cluster in time")
+        for number in range(options.workers):
+            supervisor.start(f"worker {number}", work, endpoint, arenas, number=number)
+        supervisor.wait_until_ready(options.workers, deadline)
+        supervisor.start(
+            "generator", generate, endpoint, namespace, run, options.pods, options.nodes
+        )
+        selection = {"namespace": namespace, "label_selector": f"{RUN_LABEL}={run}"}
+        supervisor.watch_over(bound, lambda: list_all(core, "pods", **selection))
+
+        arena_stats = [store.stats() for store in (nodes, bound, queue)]
+        return supervisor.ledger.report(
+            list_all(core, "pods", **selection),
+            list_all(core, "nodes", label_selector=selection["label_selector"]),
+            restarts=supervisor.restarts,
+            arena_bytes=sum(stats.committed_bytes for stats in arena_stats),
+            arena_used_bytes=sum(stats.used_bytes for stats in arena_stats),
+            api_server="kubeconfig" if options.kubeconfig else "embedded",
+        )
+
+
+@dataclass(eq=False, slots=True)
+class _Child:
+    """A running process, how to start it again, and the pipe that it reports through."""
+
+    name: str
+    main: Callable[..., None]
+    arguments: tuple[Any, ...]
+    number: int
+    process: Any
+    receiver: connection.Connection
+
+
+class _Supervisor:
+    """Starts the processes, hears their reports, and replaces those that die."""
+
+    def __init__(self, display: Display, queue: FIFO[Any], ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.restarts = 0
+        self._display = display
+        self._queue = queue
+        self._children: list[_Child] = []
+        self._ready = 0
+        # A fork server imports the client once for all workers, and unlike a plain fork it
+        # holds no thread and no lock of this process.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(
+            ["shmcache.demo._mirror", "shmcache.demo._worker", "kubernetes.client.api.core_v1_api"]
+        )
+
+    def start(
+        self, name: str, main: Callable[..., None], *arguments: Any, number: int = -1
+    ) -> None:
+        """Start a process; all but the mirror get the pipe to report through."""
+        receiver, sender = self._context.Pipe(duplex=False)
+        given = arguments if main is mirror else (*arguments, sender)
+        process = self._context.Process(target=main, args=given, name=name, daemon=True)
+        # Ctrl-C reaches every process of the terminal, and only this one shall act on it. The
+        # fork server, which the first child brings up, and all its children inherit this.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            process.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        sender.close()
+        self._children.append(_Child(name, main, arguments, number, process, receiver))
+        self._display.note(f"{name}: pid {process.pid}")
+
+    def wait_until_ready(self, workers: int, deadline: float) -> None:
+        """Wait until ``workers`` workers are about to pop."""
+        while self._ready < workers:
+            if time.monotonic() > deadline:
+                raise DemoError("the workers did not start in time")
+            self._listen()
+
+    def watch_over(self, bound: Store[Any], list_pods: Callable[[], list[Any]]) -> None:
+        """Return when every pod is bound, or when nothing has moved for too long."""
+        events, moved, looked = self.ledger.events, time.monotonic(), time.monotonic()
+        while True:
+            self._listen()
+            self._show(bound)
+            now = time.monotonic()
+            if self.ledger.events != events:
+                events, moved, looked = self.ledger.events, now, now
+            elif now - moved > _STALL_SECONDS:
+                self._display.note(f"nothing has moved for {_STALL_SECONDS:.0f} s: giving up")
+                return
+            elif now - looked > _IDLE_SECONDS:
+                looked = now
+                if not self._queue.qsize() and not self._put_back(list_pods()):
+                    return
+            if self.ledger.bound.total() >= self.ledger.pods:
+                # The last binding is on its way to the Store; the figures are to include it.
+                if len(bound) >= self.ledger.pods:
+                    return
+                bound.wait_for_change(bound.version, timeout=_TICK)
+
+    def _put_back(self, pods: list[Any]) -> bool:
+        """Queue again what nobody works on; return whether there is anything left to do.
+
+        Called when no worker reports anything and the queue is empty: a pod that is unbound
+        then was popped by a process that died, or its creation has not been seen yet.
+        """
+        unbound = [pod for pod in pods if not pod["spec"].get("nodeName")]
+        added = [pod for pod in unbound if self._queue.add_if_not_present(pod)]
+        if added:
+            self.ledger.note_put_back(added)
+            self._display.note(f"put back {len(added)} pods that a dead process had taken")
+        return bool(unbound) or len(pods) < self.ledger.pods
+
+    def _listen(self) -> None:
+        """Take in what the children say, for at most a tick, and replace those that died."""
+        by_source: dict[Any, _Child] = {}
+        for child in self._children:
+            by_source[child.process.sentinel] = child
+            if not child.receiver.closed:
+                by_source[child.receiver] = child
+        ended = []
+        for source in connection.wait(list(by_source), timeout=_TICK):
+            child = by_source[source]
+            if source is child.receiver:
+                self._receive(child)
+            else:
+                ended.append(child)
+        for child in ended:
+            self._replace(child)
+
+    def _receive(self, child: _Child) -> None:
+        try:
+            while child.receiver.poll():
+                message: Message = child.receiver.recv()
+                self._ready += message.kind == "ready"
+                self.ledger.record(message, child.number)
+        except (EOFError, OSError):  # it ended, perhaps in the middle of a message
+            child.receiver.close()
+
+    def _replace(self, child: _Child) -> None:
+        if not child.receiver.closed:
+            self._receive(child)
+            child.receiver.close()
+        child.process.join()
+        self._children.remove(child)
+        if child.main is generate and child.process.exitcode == 0:
+            return
+        self.restarts += 1
+        if self.restarts > _MOST_RESTARTS:
+            raise DemoError(f"processes keep dying, last {child.name}")
+        self._display.note(
+            f"{child.name} died (exit code {child.process.exitcode}): starting it again"
+        )
+        self.start(child.name, child.main, *child.arguments, number=child.number)
+
+    def _show(self, bound: Store[Any]) -> None:
+        self._display.update(
+            Progress(
+                pods=self.ledger.pods,
+                created=self.ledger.created,
+                queued=self._queue.qsize(),
+                bound=len(bound),
+                per_worker=tuple(
+                    self.ledger.per_worker[number] for number in range(self.ledger.workers)
+                ),
+            )
+        )
+
+    def stop(self) -> None:
+        """End every process."""
+        self._queue.shutdown(immediate=True)
+        for child in self._children:
+            child.process.terminate()
+        for child in self._children:
+            child.process.join(timeout=5)
+            if child.process.is_alive():
+                child.process.kill()
+                child.process.join()
+            child.receiver.close()
+
+
+@contextlib.contextmanager
+def _restored_interrupt() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@contextlib.contextmanager
+def _unlinked(arena: Any) -> Iterator[Any]:
+    try:
+        yield arena
+    finally:
+        arena.unlink()
+        arena.close()
+
+
+@contextlib.contextmanager
+def _namespace(core: Any, name: str, run: str) -> Iterator[str]:
+    """Make the namespace for the pods, and delete afterwards what the run has made.
+
+    A namespace that was there before stays, and so does everything in it without our label.
+    """
+    namespace = name or run
+    made = True
+    try:
+        request(core.create_namespace, {"metadata": {"name": namespace}})
+    except transport_errors() as error:
+        if not is_refusal(error, 409):
+            raise
+        made = False
+    try:
+        yield namespace
+    finally:
+        label = f"{RUN_LABEL}={run}"
+        request(
+            core.delete_collection_namespaced_pod,
+            namespace,
+            label_selector=label,
+            grace_period_seconds=0,
+        )
+        request(core.delete_collection_node, label_selector=label)
+        if made:
+            request(core.delete_namespace, namespace)

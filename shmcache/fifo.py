@@ -1,0 +1,143 @@
+"""FIFO: one queue of keyed objects that any number of processes may pop.
+
+May import: ``store`` and what it may import.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import queue
+import time
+from typing import Any, ClassVar
+
+from shmcache._errors import CodecError
+from shmcache._ports import Codec, KeyFunc
+from shmcache.keys import meta_namespace_key_func
+from shmcache.store import Self, Store, _checked
+
+__all__ = ["FIFO"]
+
+# A cancelled pop_async leaves a thread of the executor asleep for at most this long.
+_ASYNC_SLICE_SECONDS = 0.1
+
+
+class FIFO(Store):
+    """A store whose entries are the items not yet popped, in the order of their arrival.
+
+    Keyed: several adds of one key while it is queued are one item, popped once, at the position
+    of the first and with the content of the last. A deleted key is never popped; added again it
+    goes to the tail. Every item goes to exactly one :meth:`pop`, whichever processes and threads
+    call it; killed consumers and producers hinder nobody.
+
+    Delivery is at most once: an item leaves the queue before it is returned, so a consumer that
+    fails must add it back (:meth:`add_if_not_present`, which never replaces a newer version).
+
+    Solves: workers process the latest state of each object, once, in order. Not for histories of
+    changes, and not for byte streams.
+
+    >>> fifo = FIFO.create(capacity="1MiB")
+    >>> fifo.unlink()
+    >>> fifo.add({"metadata": {"name": "web-0"}, "n": 1})
+    >>> fifo.update({"metadata": {"name": "web-0"}, "n": 2})
+    >>> fifo.pop()
+    {'metadata': {'name': 'web-0'}, 'n': 2}
+    """
+
+    _kind: ClassVar[str] = "FIFO"
+
+    @classmethod
+    def attach(
+        cls: type[Self],
+        name: str,
+        *,
+        writable: bool = True,
+        timeout: float = 0.0,
+        key_func: KeyFunc = meta_namespace_key_func,
+        codec: Codec | None = None,
+        cache: int | str = "64MiB",
+        lock_timeout: float = 10.0,
+    ) -> Self:
+        """As :meth:`Store.attach`, but writable unless said otherwise: to pop is to write."""
+        return super().attach(
+            name,
+            writable=writable,
+            timeout=timeout,
+            key_func=key_func,
+            codec=codec,
+            cache=cache,
+            lock_timeout=lock_timeout,
+        )
+
+    def add_if_not_present(self, obj: Any) -> bool:
+        """Queue ``obj`` unless its key is queued; say whether it was added.
+
+        The safe way to retry: a newer version that arrived meanwhile stays.
+        """
+        return self._core.add(self._key(obj), self._encode(obj), True)
+
+    def pop(self, timeout: float | None = None) -> Any:
+        """Remove and return the oldest item, as a private, mutable object.
+
+        Blocks until there is one, at most ``timeout`` seconds (0 does not wait), then
+        :class:`queue.Empty`. Raises :class:`~shmcache.ShutDown` once the FIFO is shut down and
+        empty. ``KeyboardInterrupt`` and other exceptions of signal handlers leave at once and
+        lose nothing.
+        """
+        return self._decode(*self._core.pop(_checked(timeout)))
+
+    def pop_many(self, max_items: int, timeout: float | None = None) -> list[Any]:
+        """Remove and return the oldest items, 1 to ``max_items``, in order; wait as :meth:`pop`."""
+        if max_items < 1:
+            raise ValueError(f"max_items must be at least 1, and it is {max_items}")
+        taken = self._core.pop_many(max_items, _checked(timeout))
+        return [self._decode(key, data) for key, data in taken]
+
+    def pop_raw(self, timeout: float | None = None) -> tuple[str, bytes]:
+        """As :meth:`pop`, past the codec: key and payload bytes."""
+        return self._core.pop(_checked(timeout))
+
+    async def pop_async(self, timeout: float | None = None) -> Any:
+        """As :meth:`pop`, for asyncio. Cancelling it never loses an item.
+
+        Threads of the loop's default executor wait, in short slices; the item is taken by the
+        loop's own thread, between two suspensions.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + (_checked(timeout) or 0.0)
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return self.pop(0)
+            except queue.Empty:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    raise
+            await loop.run_in_executor(
+                None, self._core.wait_ready, min(remaining, _ASYNC_SLICE_SECONDS)
+            )
+
+    def qsize(self) -> int:
+        """How many items are queued."""
+        return self._core.size()
+
+    def empty(self) -> bool:
+        """Whether nothing is queued."""
+        return self._core.size() == 0
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """End the queue for every process: once it is empty, ``pop`` raises ``ShutDown``.
+
+        What is queued is still popped, unless ``immediate``, which drops it. Adding stays
+        allowed (as after ``Close`` in client-go).
+        """
+        self._core.shut_down(immediate)
+
+    def _decode(self, key: str, data: bytes) -> Any:
+        try:
+            return self._codec.decode(data)
+        except Exception as cause:
+            raise CodecError(
+                f"codec {self._codec.name!r} cannot decode the popped payload of {key!r}; "
+                f"its {len(data)} bytes are in .obj: {cause!r}",
+                data,
+            ) from cause

@@ -1,0 +1,426 @@
+"""Store: one live cache of objects, shared by all processes of a machine.
+
+A handle is cheap to read through from any thread and any process: it pickles (and attaches again
+where it is unpickled) and survives ``fork``. The work is done by the core (``_core``); here are
+keys, codecs and the shapes that Python expects. May import: ``_arena``, ``_core``, ``_errors``,
+``_ports``, ``_types``, ``codecs``, ``keys``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+from typing import Any, ClassVar, TypeVar
+
+from shmcache import _arena
+from shmcache._errors import CodecError, KeyFuncError
+from shmcache._ports import Codec, KeyFunc
+from shmcache._types import Stats
+from shmcache.codecs.msgpack import MsgpackCodec
+from shmcache.keys import meta_namespace_key_func
+
+__all__ = ["Store"]
+
+Self = TypeVar("Self", bound="Store")
+
+_FOREVER = math.inf
+
+
+class Store(Mapping[str, Any]):
+    """A keyed store in shared memory: written by few, read by any number of processes.
+
+    Make one with :meth:`create`, :meth:`attach` or :meth:`open`. As a mapping it maps keys to
+    objects, for reading; every iteration, ``list``, ``keys``, ``values`` and ``items`` is over a
+    consistent snapshot. Reads take no lock and wait for nobody; they see each write whole or not
+    at all, and a ``replace`` all at once.
+
+    What a read returns is shared by all readers of this process and read-only; see
+    :func:`shmcache.thaw`. An entry that has not changed is not decoded again.
+
+    Solves: many processes need the same live objects and one of them (usually a
+    :class:`~shmcache.Reflector`) knows them. Not for one process (use a dict), and not across
+    machines.
+
+    >>> with Store.create(capacity="1MiB") as store:
+    ...     store.add({"metadata": {"name": "node-1"}, "ready": True})
+    ...     store.get_by_key("node-1")["ready"]
+    ...     store.unlink()
+    True
+    """
+
+    _kind: ClassVar[str] = "Store"
+
+    def __init__(self) -> None:
+        raise TypeError(f"use {type(self).__name__}.create(), .attach() or .open()")
+
+    # --- life cycle -----------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls: type[Self],
+        name: str | None = None,
+        *,
+        key_func: KeyFunc = meta_namespace_key_func,
+        codec: Codec | None = None,
+        capacity: int | str = "1GiB",
+        mode: int = 0o600,
+        cache: int | str = "64MiB",
+        lock_timeout: float = 10.0,
+    ) -> Self:
+        """Make a new arena and return a writable handle of it.
+
+        ``name``: letters, digits, ``.``, ``_``, ``-``; None makes a unique one. ``key_func``
+        gives the key of an object. ``codec`` turns objects into bytes, default
+        :class:`~shmcache.MsgpackCodec`. ``capacity``: the most bytes of memory that the arena may
+        ever take, an int or like ``"64MiB"``; memory is taken as it is needed. ``mode``: of the
+        file, 0o660 to share with a group. ``cache``: how many payload bytes worth of decoded
+        objects this handle keeps. ``lock_timeout``: seconds that a write waits for a living
+        process that holds the lock.
+
+        Raises :class:`~shmcache.ArenaExistsError` if the name is taken,
+        :class:`~shmcache.CapacityError` if the capacity is too small or /dev/shm too full,
+        :class:`~shmcache.InvalidNameError`.
+        """
+        self = cls._prepare(True, key_func, codec, cache, lock_timeout)
+        self._core, self._name = self._opening.create(name, _arena.parse_size(capacity), mode)
+        self._identity = _arena.identity(self._name)
+        return self
+
+    @classmethod
+    def attach(
+        cls: type[Self],
+        name: str,
+        *,
+        writable: bool = False,
+        timeout: float = 0.0,
+        key_func: KeyFunc = meta_namespace_key_func,
+        codec: Codec | None = None,
+        cache: int | str = "64MiB",
+        lock_timeout: float = 10.0,
+    ) -> Self:
+        """Return a handle of an existing arena, waiting up to ``timeout`` seconds for it.
+
+        Read-only unless ``writable``; the memory of the entries is then mapped read-only too.
+
+        Raises :class:`~shmcache.ArenaNotFoundError`, :class:`~shmcache.IncompatibleArenaError`
+        (another kind, codec or layout, or not an arena), :class:`~shmcache.ArenaPermissionError`.
+        """
+        self = cls._prepare(writable, key_func, codec, cache, lock_timeout)
+        self._core = self._opening.attach(name, writable, timeout)
+        self._name = name
+        self._identity = _arena.identity(name)
+        return self
+
+    @classmethod
+    def open(
+        cls: type[Self],
+        name: str,
+        *,
+        key_func: KeyFunc = meta_namespace_key_func,
+        codec: Codec | None = None,
+        capacity: int | str = "1GiB",
+        mode: int = 0o600,
+        cache: int | str = "64MiB",
+        lock_timeout: float = 10.0,
+    ) -> Self:
+        """Attach writable, or create if there is none: any number of processes may race.
+
+        The arguments and errors are those of :meth:`create` and :meth:`attach`.
+        """
+        self = cls._prepare(True, key_func, codec, cache, lock_timeout)
+        self._core = self._opening.open(name, _arena.parse_size(capacity), mode)
+        self._name = name
+        self._identity = _arena.identity(name)
+        return self
+
+    @classmethod
+    def _prepare(
+        cls: type[Self],
+        writable: bool,
+        key_func: KeyFunc,
+        codec: Codec | None,
+        cache: int | str,
+        lock_timeout: float,
+    ) -> Self:
+        self = cls.__new__(cls)
+        self._codec = codec = MsgpackCodec() if codec is None else codec
+        self._key_func = key_func
+        self._options = {
+            "writable": writable,
+            "key_func": key_func,
+            "codec": codec,
+            "cache": cache,
+            "lock_timeout": lock_timeout,
+        }
+        self._opening = _arena.Opening(
+            cls._kind, codec.name, _shared_decoder(codec), _arena.parse_size(cache), lock_timeout
+        )
+        return self
+
+    def close(self) -> None:
+        """Let go of this handle. The arena and the handles of others stay. Idempotent."""
+        self._core.close()
+
+    def unlink(self) -> None:
+        """Remove the name of this arena; who is attached goes on. Idempotent.
+
+        An arena that has meanwhile taken the same name is left alone.
+        """
+        if _arena.identity(self._name) == self._identity is not None:
+            _arena.unlink(self._name)
+
+    @property
+    def name(self) -> str:
+        """The name that other processes attach by."""
+        return self._name
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._core.closed
+
+    @property
+    def writable(self) -> bool:
+        """Whether this handle may write."""
+        return self._core.writable
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> Any:
+        return _attach_again, (type(self), self._name, self._options)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self)} entries"
+        return f"<{type(self).__name__} {self._name!r}: {state}>"
+
+    # A handle is itself, not its content: comparing two means asking whether they are the same.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def add(self, obj: Any) -> None:
+        """Insert ``obj``, or replace the entry of its key.
+
+        Raises :class:`~shmcache.KeyFuncError`, :class:`~shmcache.CodecError`,
+        :class:`~shmcache.CapacityError`, :class:`~shmcache.ReadOnlyError`,
+        :class:`~shmcache.LockTimeoutError`; nothing is then changed.
+        """
+        self._core.add(self._key(obj), self._encode(obj))
+
+    def update(self, obj: Any) -> None:
+        """The same as :meth:`add`."""
+        self._core.add(self._key(obj), self._encode(obj))
+
+    def add_many(self, objs: Iterable[Any]) -> None:
+        """:meth:`add` for each, under one lock: all of them, or none and an exception."""
+        self._core.add_many(self._pairs(objs))
+
+    def add_raw(self, key: str, data: bytes | bytearray | memoryview) -> None:
+        """Store the payload ``data`` under ``key``, past codec and key function."""
+        self._core.add(key, data if isinstance(data, bytes) else bytes(data))
+
+    def delete(self, obj: Any) -> None:
+        """Remove the entry with the key of ``obj``; an unknown key is no error."""
+        self._core.delete(self._key(obj))
+
+    def delete_by_key(self, key: str) -> None:
+        """Remove the entry of ``key``; an unknown key is no error."""
+        self._core.delete(key)
+
+    def replace(self, objs: Iterable[Any], resource_version: str = "") -> None:
+        """Make ``objs`` the whole content, at one instant for every reader, or not at all.
+
+        Of duplicates the last wins. Entries whose bytes did not change stay as they are: readers
+        keep their decoded objects. ``resource_version`` (at most 240 bytes) is what
+        :attr:`resource_version` then says. The first ``replace`` sets :attr:`has_synced`. Old and
+        new content need room at the same time.
+        """
+        self._core.replace(self._pairs(objs), resource_version)
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def get(self, obj: Any, default: Any = None) -> Any:  # type: ignore[override]
+        """The stored object with the key of ``obj``, or ``default``.
+
+        Raises :class:`~shmcache.KeyFuncError` if ``obj`` has no key.
+        """
+        return self._core.get(self._key(obj), default)
+
+    def get_by_key(self, key: str, default: Any = None) -> Any:
+        """The object of ``key``, or ``default``. Shared in this process, and read-only."""
+        return self._core.get(key, default)
+
+    def get_raw(self, key: str) -> bytes | None:
+        """The payload bytes of ``key``, or None."""
+        return self._core.get_raw(key)
+
+    def list(self) -> list[Any]:
+        """All objects at one instant, in no particular order. Costs what changed since the last."""
+        return self._core.values()
+
+    def list_keys(self) -> list[str]:
+        """All keys at one instant, in no particular order."""
+        return self._core.keys()
+
+    def __getitem__(self, key: str) -> Any:
+        obj = self._core.get(key, _MISSING)
+        if obj is _MISSING:
+            raise KeyError(key)
+        return obj
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._core.contains(key)
+
+    def __len__(self) -> int:
+        return self._core.size()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._core.keys())
+
+    def items(self) -> ItemsView[str, Any]:
+        """A view; each iteration over it is a snapshot of (key, object)."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[Any]:
+        """A view; each iteration over it is a snapshot of the objects."""
+        return _Values(self)
+
+    # --- waiting --------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """A 64-bit count that grows with every change, the same for every process."""
+        return self._core.version()
+
+    @property
+    def resource_version(self) -> str:
+        """What the last :meth:`replace` was given, ``""`` before the first."""
+        return self._core.resource_version()
+
+    @property
+    def has_synced(self) -> bool:
+        """Whether the content has been complete once: after the first :meth:`replace`."""
+        return self._core.has_synced()
+
+    def wait_for_change(self, version: int, timeout: float | None = None) -> int:
+        """Sleep until :attr:`version` is not ``version``, or ``timeout`` seconds; return it.
+
+        >>> store = Store.create(capacity="1MiB")
+        >>> store.unlink()
+        >>> seen = store.version
+        >>> store.add_raw("a", b"1")
+        >>> store.wait_for_change(seen) > seen
+        True
+        """
+        return self._core.wait_change(version, _checked(timeout))
+
+    def wait_for_sync(self, timeout: float | None = None) -> bool:
+        """Sleep until :attr:`has_synced`, at most ``timeout`` seconds; return it."""
+        deadline = _FOREVER if timeout is None else time.monotonic() + _at_least_zero(timeout)
+        while True:
+            version = self._core.version()
+            if self._core.has_synced():
+                return True
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return False
+            self._core.wait_change(version, remaining)
+
+    # --- looking inside -------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Figures of the arena and of this handle."""
+        return Stats(name=self._name, kind=self._kind, **self._core.stats())
+
+    def check(self) -> list[str]:
+        """Walk the whole arena; the invariants that do not hold, ``[]`` when it is whole.
+
+        Writers wait meanwhile; for tests and for doubts.
+        """
+        return self._core.check()
+
+    # --- keys and bytes -------------------------------------------------------------------------
+
+    def _key(self, obj: Any) -> str:
+        try:
+            key = self._key_func(obj)
+        except KeyFuncError:
+            raise
+        except Exception as cause:
+            raise KeyFuncError(
+                f"the key function failed on an object of type {type(obj).__name__}: {cause!r}", obj
+            ) from cause
+        if not isinstance(key, str):
+            raise KeyFuncError(
+                f"the key function must return a str, not {type(key).__name__}", obj
+            )
+        return key
+
+    def _encode(self, obj: Any) -> bytes:
+        try:
+            return self._codec.encode(obj)
+        except Exception as cause:
+            raise CodecError(
+                f"codec {self._codec.name!r} cannot encode an object of type "
+                f"{type(obj).__name__}: {cause!r}",
+                obj,
+            ) from cause
+
+    def _pairs(self, objs: Iterable[Any]) -> list[tuple[str, bytes]]:
+        key, encode = self._key, self._encode
+        return [(key(obj), encode(obj)) for obj in objs]
+
+
+class _Items(ItemsView[str, Any]):
+    _mapping: Store
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return iter(self._mapping._core.items())
+
+
+class _Values(ValuesView[Any]):
+    _mapping: Store
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._mapping.list())
+
+
+_MISSING = object()
+
+
+def _attach_again(cls: type[Store], name: str, options: dict[str, Any]) -> Store:
+    return cls.attach(name, **options)
+
+
+def _shared_decoder(codec: Codec) -> Any:
+    """The function that gives objects for all readers; None if the bytes are the objects."""
+    decode = getattr(codec, "decode_shared", codec.decode)
+    if decode is None:
+        return None
+
+    def decode_shared(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except Exception as cause:
+            raise CodecError(
+                f"codec {codec.name!r} cannot decode a payload of {len(data)} bytes: {cause!r}",
+                data,
+            ) from cause
+
+    return decode_shared
+
+
+def _at_least_zero(timeout: float) -> float:
+    if timeout < 0:
+        raise ValueError(f"timeout must not be negative, and it is {timeout}")
+    return timeout
+
+
+def _checked(timeout: float | None) -> float | None:
+    return None if timeout is None else _at_least_zero(timeout)

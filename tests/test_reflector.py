@@ -1,0 +1,930 @@
+"""The reflector's rules, one test a rule, against a scripted source.
+
+Most tests run the reflector in their own thread: the script stops it when it is used up, its
+clock moves only when the script says so, and pauses are recorded instead of waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shmcache._backoff import Backoff
+from shmcache._errors import ApiError, CapacityError, ExpiredError
+from shmcache._types import Event, ListOptions, ListResult, WatchOptions
+from shmcache.keys import meta_namespace_key_func
+from shmcache.listwatch import ListWatch
+from shmcache.reflector import Reflector
+
+DEADLINE = 30.0
+REFUSED = ConnectionRefusedError(111, "connection refused")
+TOO_MANY = ApiError(429, "slow down")
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    """Every thread that a test started has ended with it."""
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+def pod(name: str, version: int | str, **fields: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "ns", "resourceVersion": str(version)}
+    return {"kind": "Pod", "apiVersion": "v1", "metadata": metadata, **fields}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class RecordingStore:
+    """A dict by key that remembers every write; ``refuses`` are raised for those names."""
+
+    def __init__(self) -> None:
+        self.content: dict[str, Any] = {}
+        self.writes: list[tuple[str, str]] = []
+        self.refuses: dict[str, Exception] = {}
+
+    def _write(self, call: str, obj: Any) -> str:
+        key = meta_namespace_key_func(obj)
+        self.writes.append((call, key.removeprefix("ns/")))
+        if key.removeprefix("ns/") in self.refuses:
+            raise self.refuses[key.removeprefix("ns/")]
+        return key
+
+    def add(self, obj: Any) -> None:
+        self.content[self._write("add", obj)] = obj
+
+    def update(self, obj: Any) -> None:
+        self.content[self._write("update", obj)] = obj
+
+    def delete(self, obj: Any) -> None:
+        self.content.pop(self._write("delete", obj), None)
+
+    def replace(self, objs: Sequence[Any], resource_version: str = "") -> None:
+        if "replace" in self.refuses:
+            raise self.refuses.pop("replace")
+        self.writes.append(("replace", resource_version))
+        self.content = {meta_namespace_key_func(obj): obj for obj in objs}
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(key.removeprefix("ns/") for key in self.content)
+
+
+class Stream:
+    """One scripted watch: events, exceptions to raise and functions to call, in order."""
+
+    def __init__(self, script: Script, steps: Sequence[Any], seconds: float) -> None:
+        self.script, self.steps, self.seconds = script, steps, seconds
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for step in self.steps:
+            if isinstance(step, Exception):
+                raise step
+            if callable(step):
+                step()
+            else:
+                yield step
+        self.script.clock.now += self.seconds
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Short(list[Any]):
+    """The steps of a watch that ends after 10 ms."""
+
+
+class Script:
+    """A source that answers from two lists, and stops the reflector when one is used up."""
+
+    def __init__(self, lists: Sequence[Any], watches: Sequence[Any]) -> None:
+        self.lists, self.watches = list(lists), list(watches)
+        self.clock = Clock()
+        self.calls: list[ListOptions | WatchOptions] = []
+        self.streams: list[Stream] = []
+        self.stop: Callable[[], object] = lambda: None
+
+    def list(self, options: ListOptions) -> Any:
+        return self._answer(self.lists, options)
+
+    def watch(self, options: WatchOptions) -> Stream:
+        steps = self._answer(self.watches, options)
+        self.streams.append(Stream(self, steps, 0.01 if isinstance(steps, Short) else 300.0))
+        return self.streams[-1]
+
+    def _answer(self, answers: Any, options: ListOptions | WatchOptions) -> Any:
+        if not answers:
+            self.stop()
+            raise RuntimeError("the script is over")
+        self.calls.append(options)
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    @property
+    def listed(self) -> Sequence[ListOptions]:
+        return [call for call in self.calls if isinstance(call, ListOptions)]
+
+    @property
+    def watched(self) -> Sequence[str]:
+        return [call.resource_version for call in self.calls if isinstance(call, WatchOptions)]
+
+
+class Run:
+    """A reflector that ran through a script, and all that it did."""
+
+    def __init__(
+        self,
+        lists: Sequence[Any],
+        watches: Sequence[Any],
+        expected_type: Any = None,
+        store: RecordingStore | None = None,
+        **options: Any,
+    ) -> None:
+        self.source = Script(lists, watches)
+        self.store = store or RecordingStore()
+        self.pauses: list[float] = []
+
+        def pause(seconds: float) -> bool:
+            self.pauses.append(seconds)
+            return False
+
+        options.setdefault("backoff", Backoff(jitter=0.0, clock=self.source.clock))
+        self.reflector = Reflector(
+            self.source,
+            expected_type,
+            self.store,
+            _clock=self.source.clock,
+            _random=lambda: 0.5,
+            _wait=pause,
+            **options,
+        )
+        self.source.stop = self.reflector.stop
+        self.reflector.run()
+        self.stats = self.reflector.stats()
+
+
+EMPTY: ListResult[Any] = ListResult([], "10")
+
+
+# -- list -------------------------------------------------------------------------------------
+
+
+def test_first_list_and_watch() -> None:
+    """The first list asks for version "0" in pages of 500, the watch for the list's version."""
+    run = Run([ListResult([pod("a", 3)], "10")], [[]])
+    assert run.source.calls == [
+        ListOptions("0", 500, ""),
+        WatchOptions("10", 450, allow_bookmarks=True),
+    ]
+    assert run.store.writes == [("replace", "10")]
+    assert run.store.names == ["a"]
+    assert run.reflector.last_sync_resource_version == "10"
+
+
+@pytest.mark.parametrize(("share", "seconds"), [(0.0, 1800), (0.5, 2700), (0.999, 3598)])
+def test_watch_timeout_is_random_within_its_range(share: float, seconds: int) -> None:
+    """Each watch asks for whole seconds somewhere between the two bounds."""
+    source = Script([EMPTY], [[]])
+    reflector = Reflector(
+        source, None, RecordingStore(), watch_timeout=(1800, 3600), _random=lambda: share
+    )
+    source.stop = reflector.stop
+    reflector.run()
+    assert source.calls[1] == WatchOptions("10", seconds, allow_bookmarks=True)
+
+
+def test_list_in_pages_reaches_the_store_as_one() -> None:
+    """Ten items in pages of four are three requests and one replace at the first version."""
+    pages = [
+        ListResult([pod(f"p{i}", i) for i in range(4)], "10", "one"),
+        ListResult([pod(f"p{i}", i) for i in range(4, 8)], "11", "two"),
+        ListResult([pod(f"p{i}", i) for i in range(8, 10)], "12"),
+    ]
+    run = Run(pages, [[]], page_size=4)
+    assert run.source.listed == [
+        ListOptions("0", 4, ""),
+        ListOptions("", 4, "one"),
+        ListOptions("", 4, "two"),
+    ]
+    assert run.store.writes == [("replace", "10")]
+    assert len(run.store.content) == 10
+    assert run.stats.lists == 1
+
+
+def test_token_that_expires_between_pages_leads_to_a_full_list() -> None:
+    """An expired second page is followed by one list at the first version without limit."""
+    lists = [
+        ListResult([pod("old", 1)], "10", "one"),
+        ExpiredError("continue token expired"),
+        ListResult([pod("a", 1), pod("b", 2)], "20"),
+    ]
+    run = Run(lists, [[]])
+    assert run.source.listed[1:] == [ListOptions("", 500, "one"), ListOptions("0", 0, "")]
+    assert run.store.names == ["a", "b"]
+    assert run.pauses == []
+
+
+def test_other_errors_between_pages_fail_the_list() -> None:
+    """Half a list never reaches the store."""
+    run = Run([ListResult([pod("a", 1)], "10", "one"), ApiError(500, "no"), EMPTY], [[]])
+    assert run.store.writes == [("replace", "10")]
+    assert run.store.names == []
+    assert len(run.pauses) == 1
+
+
+def test_later_lists_ask_for_the_last_version_without_limit() -> None:
+    """With a version the server's cache may answer, but only a list without limit."""
+    run = Run([EMPTY, ListResult([], "30")], [[Event("ADDED", pod("a", 20)), ExpiredError()], []])
+    assert run.source.listed == [ListOptions("0", 500), ListOptions("20", 0)]
+    assert run.source.watched == ["10", "30"]
+
+
+def test_server_that_paged_the_first_list_is_asked_in_pages_later() -> None:
+    """A first list in pages means that there is no cache to answer a whole one from."""
+    lists = [ListResult([], "10", "one"), ListResult([], "10"), ListResult([], "20")]
+    run = Run(lists, [ExpiredError(), []])
+    assert run.source.listed[-1] == ListOptions("10", 500)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ExpiredError("too old"),
+        ApiError(504, "Timeout: Too large resource version: 20, current: 5"),
+        ApiError(504, "Timeout (Too large resource version)"),
+    ],
+)
+def test_list_falls_back_to_the_most_recent_version(error: ApiError) -> None:
+    """A version the server cannot serve is followed at once by a list at ""."""
+    run = Run([EMPTY, error, ListResult([pod("a", 1)], "3"), EMPTY], [ExpiredError()] * 2 + [[]])
+    versions = [options.resource_version for options in run.source.listed]
+    assert versions == ["0", "10", "", "3"]
+    assert len(run.pauses) == 2  # for the watches; none for the list
+    assert run.source.watched == ["10", "3", "10"]
+
+
+def test_version_stays_lost_until_a_list_succeeds() -> None:
+    """When the list at "" fails too, the next round asks for "" again."""
+    run = Run([EMPTY, ExpiredError(), ApiError(500, "no"), EMPTY], [ExpiredError(), []])
+    versions = [options.resource_version for options in run.source.listed]
+    assert versions == ["0", "10", "", ""]
+
+
+def test_list_error_leaves_the_store_as_it_was() -> None:
+    """Failed lists change nothing and are tried again for ever, later and later."""
+    failures = [ApiError(500, "no"), OSError("no route"), KeyError("bug in the source")]
+    run = Run([ListResult([pod("a", 1)], "10"), *failures], [ExpiredError()])
+    assert run.store.names == ["a"]
+    assert run.store.writes == [("replace", "10")]
+    assert run.pauses == pytest.approx([0.8, 1.6, 3.2, 6.4])
+    assert run.stats.errors == 4
+    assert run.stats.last_error == "KeyError: 'bug in the source'"
+
+
+@pytest.mark.parametrize("answer", [None, {"items": []}, {"kind": "Table", "metadata": {}}])
+def test_what_is_no_list_is_an_error(answer: Any) -> None:
+    """A list of an unknown shape is not stored and not followed by a watch."""
+    run = Run([answer], [[]])
+    assert run.store.writes == []
+    assert run.source.watched == []
+    assert run.stats.last_error.startswith("TypeError")
+
+
+def test_kubernetes_list_dict_is_read() -> None:
+    """A raw PodList works as a list result, and its items are v1 Pods."""
+    document = {
+        "kind": "PodList",
+        "apiVersion": "v1",
+        "metadata": {"resourceVersion": "10"},
+        "items": [{"metadata": {"name": "a", "namespace": "ns"}}],
+    }
+    run = Run([document], [[]], "v1/Pod")
+    assert run.store.content["ns/a"]["kind"] == "Pod"
+    assert run.source.watched == ["10"]
+
+
+def test_replace_error_ends_the_round() -> None:
+    """A store that refuses the list is asked again after a pause, and nothing is watched."""
+    store = RecordingStore()
+    store.refuses["replace"] = CapacityError("full")
+    run = Run([EMPTY, ListResult([pod("a", 1)], "11")], [[]], store=store)
+    assert run.store.names == ["a"]
+    assert run.source.watched == ["11"]
+    assert run.stats.last_error == "CapacityError: full"
+    assert run.stats.lists == 1
+
+
+def test_listed_items_of_a_wrong_type_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """Lists are type-checked like events; the log names what was dropped, not its content."""
+    other = pod("secret", 2, kind="Secret", data="hush")
+    with caplog.at_level(logging.WARNING, "shmcache.reflector"):
+        run = Run([ListResult([pod("a", 1), other], "10")], [[]], "v1/Pod")
+    assert run.store.names == ["a"]
+    assert run.stats.dropped == 1
+    assert "Secret ns/secret" in caplog.text
+    assert "hush" not in caplog.text
+
+
+# -- watch ------------------------------------------------------------------------------------
+
+
+def test_events_are_applied_as_they_come() -> None:
+    """ADDED, MODIFIED and DELETED are add, update and delete, at once and in order."""
+    store = RecordingStore()
+    seen: list[int] = []
+    steps = [
+        Event("ADDED", pod("a", 11)),
+        lambda: seen.append(len(store.writes)),
+        {"type": "MODIFIED", "object": pod("a", 12)},
+        lambda: seen.append(len(store.writes)),
+        Event("DELETED", pod("a", 13)),
+        lambda: seen.append(len(store.writes)),
+    ]
+    run = Run([EMPTY], [steps], store=store)
+    assert store.writes[1:] == [("add", "a"), ("update", "a"), ("delete", "a")]
+    assert seen == [2, 3, 4]
+    assert run.stats.events == 3
+
+
+def test_closed_watch_resumes_at_the_last_version_without_a_list() -> None:
+    """A normal end is followed at once by a watch from the last event's version."""
+    run = Run(
+        [ListResult([], "1")],
+        [[Event("ADDED", pod("a", 2)), Event("ADDED", pod("b", 3))], [Event("ADDED", pod("c", 4))]],
+    )
+    assert run.source.watched == ["1", "3"]
+    assert len(run.source.listed) == 1
+    assert run.pauses == []
+    assert run.store.names == ["a", "b", "c"]
+
+
+def test_versions_are_opaque() -> None:
+    """The next watch starts at the last event's version, also when that is a smaller number."""
+    run = Run([EMPTY], [[Event("ADDED", pod("a", 55)), Event("ADDED", pod("b", 32))]])
+    assert run.reflector.last_sync_resource_version == "32"
+
+
+def test_bookmarks_only_advance_the_version() -> None:
+    """The store sees nothing of a bookmark, the next watch starts there."""
+    steps = [
+        Event("ADDED", pod("a", 10)),
+        Event("MODIFIED", pod("a", 20)),
+        Event("BOOKMARK", pod("", 30)),
+    ]
+    run = Run([ListResult([], "1")], [steps, [Event("DELETED", pod("a", 40))]], "v1/Pod")
+    assert [call for call, _ in run.store.writes] == ["replace", "add", "update", "delete"]
+    assert run.source.watched == ["1", "30"]
+    assert run.reflector.last_sync_resource_version == "40"
+
+
+def test_unknown_event_type_applies_nothing_and_advances() -> None:
+    """An event type from the future is logged, and its version counts."""
+    run = Run([EMPTY], [[Event("RENAMED", pod("a", 20))]])
+    assert run.store.writes == [("replace", "10")]
+    assert run.reflector.last_sync_resource_version == "20"
+    assert run.stats.dropped == 0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Event("ADDED", {"kind": "Node", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}}),
+        Event("ADDED", {"kind": "Pod", "apiVersion": "v1"}),
+        Event("ADDED", None),
+        {"type": "ADDED"},
+        "ADDED",
+    ],
+)
+def test_wrong_events_are_dropped_and_do_not_advance(event: Any) -> None:
+    """A wrong type or no metadata is dropped; what stands around it is applied."""
+    steps = [Event("ADDED", pod("a", 11)), event]
+    run = Run([EMPTY], [steps, [Event("DELETED", pod("a", 12))]], "v1/Pod")
+    assert run.source.watched == ["10", "11"]
+    assert run.store.writes[1:] == [("add", "a"), ("delete", "a")]
+    assert run.stats.dropped == 1
+    assert run.stats.events == 2
+
+
+class Typed:
+    """An object in the manner of the official client's models."""
+
+    def __init__(self, name: str, version: str) -> None:
+        class Metadata:
+            namespace = "ns"
+
+        self.metadata = Metadata()
+        self.metadata.name = name  # type: ignore[attr-defined]
+        self.metadata.resource_version = version  # type: ignore[attr-defined]
+
+
+def test_expected_type_may_be_a_class() -> None:
+    """With a class, instances pass and everything else is dropped."""
+    lists = [ListResult([Typed("a", "1"), pod("b", 2)], "10")]
+    run = Run(lists, [[Event("ADDED", pod("c", 3)), Event("ADDED", Typed("d", "4"))]], Typed)
+    assert run.store.names == ["a", "d"]
+    assert run.reflector.last_sync_resource_version == "4"
+    assert run.stats.dropped == 2
+
+
+def test_expected_type_may_be_of_a_group() -> None:
+    """The string is everything of apiVersion, a slash, and the kind."""
+    deployment = pod("d", 1) | {"kind": "Deployment", "apiVersion": "apps/v1"}
+    run = Run([ListResult([deployment, pod("a", 1)], "10")], [[]], "apps/v1/Deployment")
+    assert run.store.names == ["d"]
+
+
+@pytest.mark.parametrize("error", [CapacityError("full"), RuntimeError("bug in the store")])
+def test_store_error_in_a_watch_is_logged_and_passed(error: Exception) -> None:
+    """An event that the store refuses is counted as an error, and the watch goes on."""
+    store = RecordingStore()
+    store.refuses["a"] = error
+    run = Run([EMPTY], [[Event("ADDED", pod("a", 11)), Event("ADDED", pod("b", 12))]], store=store)
+    assert run.store.names == ["b"]
+    assert run.reflector.last_sync_resource_version == "12"
+    assert run.stats.errors == 1
+    assert run.stats.last_error == f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        ExpiredError("gone"),
+        Event("ERROR", {"kind": "Status", "code": 410, "reason": "Expired"}),
+        {"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old"}},
+        Event("ERROR", {"kind": "Status", "code": 500, "message": "corrupt object"}),
+        Event("ERROR", "nonsense"),
+        ApiError(500, "no"),
+        OSError("broken"),
+    ],
+)
+def test_errors_of_a_watch_lead_to_a_list(end: Any) -> None:
+    """After 410 and every other error the watch is closed, and the list repaired the store."""
+    steps = [Event("ADDED", pod("a", 11)), end]
+    run = Run([EMPTY, ListResult([pod("b", 5)], "20")], [steps, []])
+    assert len(run.source.listed) == 2
+    assert run.source.watched == ["10", "20"]
+    assert run.store.names == ["b"]
+    assert run.pauses == pytest.approx([0.8])
+    assert [stream.closed for stream in run.source.streams] == [1, 1]
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_refused_connections_are_retried_without_a_list(count: int) -> None:
+    """A server that is down costs exponential, capped pauses and no list."""
+    run = Run([EMPTY], [[Event("ADDED", pod("a", 11))], *[REFUSED] * count, []])
+    assert len(run.source.listed) == 1
+    assert run.source.watched == ["10"] + ["11"] * (count + 1)
+    expected = [min(0.8 * 2**i, 30.0) for i in range(count)]
+    assert run.pauses == pytest.approx(expected)
+
+
+def test_too_many_requests_are_retried_without_a_list() -> None:
+    """429, as an answer or as an event, is one pause each and no list."""
+    event = Event("ERROR", {"code": 429, "message": "slow", "details": {"retryAfterSeconds": 7}})
+    run = Run([EMPTY], [TOO_MANY, [event], [TOO_MANY], TOO_MANY, []])
+    assert len(run.source.watched) == 5
+    assert len(run.source.listed) == 1
+    assert run.pauses == pytest.approx([0.8, 7.0, 3.2, 6.4])
+
+
+@pytest.mark.parametrize(("seconds", "pause"), [(0.1, 0.8), (12.0, 12.0)])
+def test_retry_after_is_the_least_pause(seconds: float, pause: float) -> None:
+    """The server may ask for a longer pause than the backoff's, not for a shorter one."""
+    run = Run([ApiError(503, "busy", retry_after=seconds), EMPTY], [[]])
+    assert run.pauses == pytest.approx([pause])
+
+
+def test_backoff_may_be_chosen() -> None:
+    """The pauses are the given backoff's."""
+    backoff = Backoff(initial=0.01, cap=0.1, jitter=0.0)
+    run = Run([EMPTY], [*[REFUSED] * 5, []], backoff=backoff)
+    assert run.pauses == pytest.approx([0.01, 0.02, 0.04, 0.08, 0.1])
+
+
+def test_quiet_time_resets_the_pauses() -> None:
+    """After a long healthy watch the next error starts with the shortest pause."""
+    run = Run([EMPTY], [REFUSED, REFUSED, [], REFUSED, []])  # the watch takes 300 s
+    assert run.pauses == pytest.approx([0.8, 1.6, 0.8])
+
+
+def test_very_short_watch_is_an_error() -> None:
+    """A watch that ends at once without an event leads to a pause and a list."""
+    run = Run([EMPTY, EMPTY], [Short(), []], name="pods")
+    assert len(run.source.listed) == 2
+    assert len(run.pauses) == 1
+    assert "VeryShortWatch" in run.stats.last_error
+    assert "'pods'" in run.stats.last_error
+
+
+def test_short_watch_with_an_event_is_no_error() -> None:
+    """One event, or a bookmark, makes even a short watch a good one."""
+    run = Run([EMPTY], [Short([Event("BOOKMARK", pod("", 11))]), []])
+    assert len(run.source.listed) == 1
+    assert run.pauses == []
+
+
+def test_store_equals_each_list_whatever_came_before() -> None:
+    """Through events, deletes and errors, the store is what the list said after each list."""
+    store = RecordingStore()
+    lists = [
+        ListResult([pod("a", 1), pod("b", 2)], "2"),
+        ApiError(500, "no"),
+        ListResult([pod("c", 5)], "5"),
+        ListResult([], "6"),
+    ]
+    after_list: list[list[str]] = []
+
+    def look() -> None:
+        after_list.append(store.names)
+
+    watches = [
+        [look, Event("DELETED", pod("a", 3)), Event("ADDED", pod("x", 4)), ExpiredError()],
+        [look, ApiError(500, "no")],
+        [look],
+    ]
+    Run(lists, watches, store=store)
+    assert after_list == [["a", "b"], ["c"], []]
+
+
+# -- against a model of a server --------------------------------------------------------------
+
+ACTIONS = st.one_of(
+    st.tuples(st.just("put"), st.sampled_from("abcd")),
+    st.tuples(st.just("delete"), st.sampled_from("abcd")),
+    st.tuples(st.sampled_from(["cut", "bookmark", "compact", "refuse", "fail"]), st.just("")),
+)
+
+
+class ModelServer:
+    """Objects, their history, and a script of changes and faults; a list or watch consumes it.
+
+    Changes happen while a watch is open and while none is; ``compact`` forgets the history.
+    """
+
+    def __init__(self, actions: list[tuple[str, str]]) -> None:
+        self.actions = list(actions)
+        self.objects: dict[str, Any] = {}
+        self.history: list[Event[Any]] = []
+        self.forgotten = 0
+        self.version = 0
+        self.stop: Callable[[], object] = lambda: None
+
+    def act(self) -> str:
+        if not self.actions:
+            return "end"
+        action, name = self.actions.pop(0)
+        if action == "put":
+            self.version += 1
+            kind = "MODIFIED" if name in self.objects else "ADDED"
+            self.objects[name] = pod(name, self.version)
+            self.history.append(Event(kind, self.objects[name]))
+        elif action == "delete" and name in self.objects:
+            self.version += 1
+            del self.objects[name]
+            self.history.append(Event("DELETED", pod(name, self.version)))
+        elif action == "compact":
+            self.forgotten = self.version
+        return action
+
+    def answer(self) -> None:
+        action = self.act()
+        if action == "refuse":
+            raise REFUSED
+        if action == "fail":
+            raise ApiError(500, "no")
+
+    def list(self, options: ListOptions) -> ListResult[Any]:
+        self.answer()
+        return ListResult(list(self.objects.values()), str(self.version))
+
+    def watch(self, options: WatchOptions) -> Iterator[Event[Any]]:
+        self.answer()
+        return self.events(int(options.resource_version))
+
+    def events(self, seen: int) -> Iterator[Event[Any]]:
+        while True:
+            if seen < self.forgotten:
+                yield Event("ERROR", {"code": 410, "reason": "Expired"})
+                return
+            for event in self.history[seen:]:
+                seen += 1
+                yield event
+            action = self.act()
+            if action == "end" and seen == self.version:
+                self.stop()
+                return
+            if action == "bookmark":
+                yield Event("BOOKMARK", pod("", seen))
+            if action == "cut":
+                return
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(ACTIONS, max_size=30))
+def test_store_follows_any_server(actions: list[tuple[str, str]]) -> None:
+    """Whatever changes and fails on the server, the store ends equal to it, object by object."""
+    server = ModelServer(actions)
+    store = RecordingStore()
+    reflector = Reflector(server, "v1/Pod", store, _wait=lambda seconds: False)
+    server.stop = reflector.stop
+    reflector.run()
+    assert store.names == sorted(server.objects)
+    assert {obj["metadata"]["name"]: obj for obj in store.content.values()} == server.objects
+    assert reflector.last_sync_resource_version == str(server.version)
+
+
+# -- life cycle, with threads -----------------------------------------------------------------
+
+
+class Silent:
+    """A source whose watches give nothing until they are closed."""
+
+    def __init__(self) -> None:
+        self.lists = 0
+        self.watching = threading.Event()
+        self.closing = threading.Event()
+        self.closed = 0
+
+    def list(self, options: ListOptions) -> ListResult[Any]:
+        self.lists += 1
+        return EMPTY
+
+    def watch(self, options: WatchOptions) -> Silent:
+        return self
+
+    def __iter__(self) -> Iterator[Event[Any]]:
+        self.watching.set()
+        assert self.closing.wait(DEADLINE)
+        return iter(())
+
+    def close(self) -> None:
+        self.closed += 1
+        self.closing.set()
+
+
+def test_stop_ends_a_blocked_watch() -> None:
+    """stop() closes the active watch once, waits for the thread, and reports no error."""
+    source = Silent()
+    reflector = Reflector(source, None, RecordingStore(), name="pods")
+    reflector.start()
+    assert source.watching.wait(DEADLINE)
+    assert "shmcache-reflector-pods" in [thread.name for thread in threading.enumerate()]
+    assert reflector.stop(DEADLINE)
+    assert reflector.stop()
+    assert source.closed == 1
+    assert reflector.stats().errors == 0
+
+
+def test_stop_event_ends_a_blocked_watch() -> None:
+    """run() returns after the caller's event is set, which stays the caller's."""
+    source = Silent()
+    stop = threading.Event()
+    reflector = Reflector(source, None, RecordingStore())
+    thread = threading.Thread(target=reflector.run, args=(stop,))
+    thread.start()
+    assert source.watching.wait(DEADLINE)
+    stop.set()
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+    assert source.closed == 1
+
+
+def test_stop_does_not_set_the_callers_event() -> None:
+    """An event may be shared by many reflectors, so stop() of one leaves it alone."""
+    source = Silent()
+    stop = threading.Event()
+    reflector = Reflector(source, None, RecordingStore())
+    thread = threading.Thread(target=reflector.run, args=(stop,))
+    thread.start()
+    assert source.watching.wait(DEADLINE)
+    assert reflector.stop(DEADLINE)
+    thread.join(DEADLINE)
+    assert not stop.is_set()
+
+
+def test_stop_wakes_a_pause() -> None:
+    """A reflector that waits out a long pause stops at once."""
+    listed = threading.Event()
+
+    def fail(options: ListOptions) -> ListResult[Any]:
+        listed.set()
+        raise ApiError(503, "busy", retry_after=10 * DEADLINE)
+
+    reflector = Reflector(ListWatch(fail, lambda options: ()), None, RecordingStore())
+    reflector.start()
+    assert listed.wait(DEADLINE)
+    assert reflector.stop(DEADLINE)
+
+
+def test_stop_before_start_calls_nothing() -> None:
+    """A reflector that was stopped first neither lists nor watches."""
+    for by_event in (False, True):
+        source = Silent()
+        reflector = Reflector(source, None, RecordingStore())
+        stop = threading.Event()
+        if by_event:
+            stop.set()
+        else:
+            assert reflector.stop()
+        reflector.run(stop)
+        assert source.lists == 0
+        assert reflector.stats().errors == 0
+
+
+def test_stop_from_the_reflectors_own_thread_does_not_wait() -> None:
+    """A store's callback may stop the reflector that called it; later events do not count."""
+    stopped: list[bool] = []
+
+    class StoppingStore(RecordingStore):
+        def add(self, obj: Any) -> None:
+            stopped.append(reflector.stop())
+
+    source = Script([EMPTY], [[Event("ADDED", pod("a", 11)), Event("ADDED", pod("b", 12))]])
+    reflector = Reflector(source, None, StoppingStore())
+    reflector.run()
+    assert stopped == [False]
+    assert source.streams[0].closed == 1
+    assert reflector.stop()
+
+
+def test_stop_while_a_watch_opens_closes_it() -> None:
+    """A watch that opens after stop() is closed and not read."""
+    source = Script([EMPTY], [[AssertionError("read after stop")]])
+    reflector = Reflector(source, None, RecordingStore())
+    open_watch = source.watch
+
+    def stop_while_opening(options: WatchOptions) -> Stream:
+        reflector.stop()
+        return open_watch(options)
+
+    source.watch = stop_while_opening  # type: ignore[method-assign]
+    reflector.run()
+    assert source.streams[0].closed == 1
+    assert reflector.stats().errors == 0
+
+
+def test_stop_between_pages_leaves_the_store_alone() -> None:
+    """A list that was stopped half-way is not stored."""
+    source = Script([], [])
+
+    def list_func(options: ListOptions) -> ListResult[Any]:
+        reflector.stop()
+        return ListResult([pod("a", 1)], "10", "more")
+
+    store = RecordingStore()
+    reflector = Reflector(ListWatch(list_func, source.watch), None, store)
+    reflector.run()
+    assert store.writes == []
+
+
+def test_watch_may_be_a_generator() -> None:
+    """A generator, which no other thread can close, is left at its next event."""
+    watching, proceed = threading.Event(), threading.Event()
+
+    def events(options: WatchOptions) -> Iterator[Event[Any]]:
+        watching.set()
+        assert proceed.wait(DEADLINE)
+        yield Event("ADDED", pod("a", 11))
+        raise AssertionError("read after stop")
+
+    store = RecordingStore()
+    reflector = Reflector(ListWatch(lambda options: EMPTY, events), None, store)
+    reflector.start()
+    assert watching.wait(DEADLINE)
+    assert not reflector.stop(0)
+    proceed.set()
+    assert reflector.stop(DEADLINE)
+    assert reflector.stats().errors == 0
+
+
+def test_context_manager_runs_and_stops() -> None:
+    """The reflector runs inside the with block and has ended after it."""
+    source = Silent()
+    with Reflector(source, None, RecordingStore()) as reflector:
+        assert source.watching.wait(DEADLINE)
+        assert reflector.last_sync_resource_version == "10"
+    assert source.closed == 1
+
+
+def test_a_reflector_runs_once() -> None:
+    """The second start or run is refused, by name."""
+    source = Silent()
+    with (
+        Reflector(source, None, RecordingStore(), name="pods") as reflector,
+        pytest.raises(RuntimeError, match="'pods' runs once"),
+    ):
+        reflector.start()
+    with pytest.raises(RuntimeError, match="runs once"):
+        reflector.run()
+
+
+class ResyncingStore(RecordingStore):
+    """A store that fails its first resync and counts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resyncs = 0
+        self.third = threading.Event()
+
+    def resync(self) -> None:
+        self.resyncs += 1
+        if self.resyncs == 1:
+            raise RuntimeError("first resync fails")
+        if self.resyncs == 3:
+            self.third.set()
+
+
+def test_resync_goes_on_through_a_blocked_watch_and_errors() -> None:
+    """The store's resync is called each period, whatever the watch does, also after an error."""
+    store = ResyncingStore()
+    with Reflector(Silent(), None, store, resync_period=0.001) as reflector:
+        assert store.third.wait(DEADLINE)
+    assert reflector.stats().last_error == "RuntimeError: first resync fails"
+
+
+def test_resync_needs_a_store_that_can() -> None:
+    """A store without resync() makes the period harmless."""
+    source = Silent()
+    with Reflector(source, None, RecordingStore(), resync_period=0.001) as reflector:
+        assert source.watching.wait(DEADLINE)
+    assert reflector.stats().errors == 0
+
+
+# -- the rest ---------------------------------------------------------------------------------
+
+
+def test_stats_count() -> None:
+    """Each counter counts what its docstring says, and the time is the clock's."""
+    store = RecordingStore()
+    store.refuses["b"] = CapacityError("full")
+    steps = [
+        Event("ADDED", pod("a", 11)),
+        Event("ADDED", pod("b", 12)),
+        Event("ADDED", None),
+        Event("BOOKMARK", pod("", 13)),
+    ]
+    run = Run([EMPTY, EMPTY], [[], steps, ExpiredError("old"), []], store=store)
+    assert (run.stats.lists, run.stats.watches, run.stats.events) == (2, 3, 3)
+    assert (run.stats.dropped, run.stats.errors) == (1, 2)
+    assert run.stats.last_error == "ExpiredError: 410: old"
+    assert run.stats.last_event_monotonic == 300.0
+    assert Reflector(run.source, None, store).stats().last_event_monotonic is None
+
+
+def test_log_is_quiet_by_default_and_names_the_reflector(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Errors go to the logger shmcache.reflector, and to stderr only if somebody asked."""
+    with caplog.at_level(logging.INFO, "shmcache.reflector"):
+        Run([ApiError(500, "no"), EMPTY], [[]], name="pods")
+    assert [record.name for record in caplog.records] == ["shmcache.reflector"]
+    assert "pods: ApiError: 500: no; next try in 0.8 s" in caplog.text
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("expected_type", "error"),
+    [("Pod", ValueError), ("v1/", ValueError), ("/Pod", ValueError), (7, TypeError)],
+)
+def test_expected_type_is_checked(expected_type: Any, error: type[Exception]) -> None:
+    """An expected type that could never match is refused when the reflector is made."""
+    with pytest.raises(error, match="expected_type"):
+        Reflector(Silent(), expected_type, RecordingStore())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"resync_period": -1.0},
+        {"page_size": -1},
+        {"watch_timeout": (0, 10)},
+        {"watch_timeout": (20, 10)},
+    ],
+)
+def test_options_are_checked(options: dict[str, Any]) -> None:
+    """Figures that cannot be meant are refused when the reflector is made."""
+    with pytest.raises(ValueError, match="must"):
+        Reflector(Silent(), None, RecordingStore(), **options)
+
+
+@pytest.mark.parametrize(
+    ("expected_type", "name"), [(None, "any"), ("v1/Pod", "v1/Pod"), (dict, "dict")]
+)
+def test_default_name_is_the_expected_type(expected_type: Any, name: str) -> None:
+    """A reflector without a name is called after what it expects."""
+    assert Reflector(Silent(), expected_type, RecordingStore()).name == name
