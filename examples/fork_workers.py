@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-from typing import Any
 
 from shmcache import FIFO, ShutDown
 
 
-def work(number: int, jobs: FIFO[Any]) -> None:
+def work(number: int, jobs: FIFO) -> None:
     """Take jobs until the queue is shut down and empty. Handles survive the fork as they are."""
     done = 0
     while True:

@@ -23,7 +23,7 @@ from shmcache import FIFO, Reflector, ShutDown, Store, list_watch_from_client
 from shmcache.demo.apiserver import ApiServer
 
 
-def choose_node(pod: dict[str, Any], nodes: Store[Any], pods_per_node: Counter[str]) -> str | None:
+def choose_node(pod: dict[str, Any], nodes: Store, pods_per_node: Counter[str]) -> str | None:
     """Return the node with the most room for further pods, None if all are full."""
     room = {
         node["metadata"]["name"]: int(node["status"]["allocatable"]["pods"])
@@ -35,9 +35,7 @@ def choose_node(pod: dict[str, Any], nodes: Store[Any], pods_per_node: Counter[s
     return best if best and room[best] > 0 else None
 
 
-def work(
-    server: str, kubeconfig: str, nodes: Store[Any], bound: Store[Any], pods: FIFO[Any]
-) -> None:
+def work(server: str, kubeconfig: str, nodes: Store, bound: Store, pods: FIFO) -> None:
     """Bind pods until the queue is shut down. The handles have attached again in this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends us
     core = connect(server, kubeconfig)

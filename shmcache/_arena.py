@@ -262,5 +262,5 @@ def _check_size(capacity: int) -> None:
     except FileNotFoundError as cause:
         raise CapacityError(f"{_DIRECTORY} does not exist: mount a tmpfs there") from cause
     total = vfs.f_blocks * vfs.f_frsize
-    if capacity > total:
+    if 0 < total < capacity:  # 0: a tmpfs mounted without a limit
         raise error("too_big", "", {"wanted": capacity, "available": total})

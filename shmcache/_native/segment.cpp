@@ -171,7 +171,8 @@ Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacit
   struct statvfs vfs {};
   if (fstatvfs(fd, &vfs) != 0) return system_error(finding);
   finding.available = static_cast<uint64_t>(vfs.f_blocks) * vfs.f_frsize;
-  if (capacity > finding.available) return Status::kTooBig;
+  // 0 blocks: a tmpfs mounted without a limit.
+  if (finding.available != 0 && capacity > finding.available) return Status::kTooBig;
   struct stat st {};
   if (Status s = check_file(fd, finding, st); s != Status::kOk) return s;
 

@@ -1,19 +1,27 @@
 """How every process of the demo reaches the API server: through the official client.
 
-May import: ``_types``, ``sources.kubernetes``; the official client when it is used.
+Only its authentication and connections are used, as in ``sources.kubernetes``: its models would
+cost four times the CPU of the request itself, and on 2 cores the demo would show little else.
+
+May import: ``_errors``, ``_types``, ``listwatch``, ``sources.kubernetes``; the official client
+and msgspec when it connects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
+from shmcache._errors import ApiError
 from shmcache._types import ListOptions
 from shmcache.listwatch import read_list
 from shmcache.sources.kubernetes import list_watch_from_client
 
-__all__ = ["Endpoint", "is_refusal", "list_all", "request", "transport_errors"]
+__all__ = ["Api", "Endpoint"]
+
+_TIMEOUT = 30.0
+"""Seconds for a connection, and between two pieces of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,55 +31,83 @@ class Endpoint:
     url: str = ""
     kubeconfig: str = ""
 
-    def core_api(self) -> Any:
-        """Make a ``CoreV1Api`` with a connection pool of its own; ``ImportError`` without it."""
-        from kubernetes import client, config
+    def connect(self) -> Api:
+        """Make a client with a connection pool of its own."""
+        # From these modules, because the package's facade imports every model.
+        from kubernetes.client.api_client import ApiClient
+        from kubernetes.client.configuration import Configuration
 
+        configuration = Configuration()
         if self.kubeconfig:
-            make_client: Any = config.new_client_from_config  # not typed
-            return client.CoreV1Api(make_client(config_file=self.kubeconfig))
-        configuration = client.Configuration()
-        configuration.host = self.url
-        configuration.proxy = None  # the server is on loopback, whatever the environment says
-        return client.CoreV1Api(client.ApiClient(configuration))
+            from kubernetes.config.kube_config import load_kube_config
+
+            load: Any = load_kube_config  # not typed
+            load(self.kubeconfig, client_configuration=configuration)
+        else:
+            configuration.host = self.url
+            configuration.proxy = None  # it is on loopback, whatever the environment says
+        return Api(ApiClient(configuration))
 
 
-def request(call: Callable[..., Any], *arguments: Any, **options: Any) -> None:
-    """Carry out one call of the client and throw the answer away undecoded.
+class Api:
+    """Requests to one API server, with and for JSON objects as dicts.
 
-    The client's models would cost more time than the request, and fail on the answer to a
-    binding. Raises one of :func:`transport_errors`.
+    Every method raises :class:`~shmcache.ApiError` if the server refuses or cannot be reached.
     """
-    response = call(*arguments, _preload_content=False, **options)
-    response.read()
-    response.release_conn()
 
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        """The official ``ApiClient``."""
 
-def transport_errors() -> tuple[type[Exception], ...]:
-    """Return what a request may raise when the server refuses it or cannot be reached."""
-    from kubernetes.client import ApiException
-    from urllib3.exceptions import HTTPError
+    def post(self, path: str, body: dict[str, Any]) -> None:
+        """Create ``body`` in the collection ``path``."""
+        self._send("POST", path, body)
 
-    return ApiException, HTTPError, OSError
+    def delete(self, path: str, **query: str) -> None:
+        """Delete the object, or what ``query`` selects of the collection, at ``path``."""
+        self._send("DELETE", f"{path}?{urlencode(query)}" if query else path)
 
+    def list(
+        self, resource: str, *, namespace: str = "", label_selector: str = ""
+    ) -> list[dict[str, Any]]:
+        """List every object, page by page."""
+        source = list_watch_from_client(
+            self.client, resource, namespace=namespace, label_selector=label_selector
+        )
+        items: list[dict[str, Any]] = []
+        token = ""
+        while True:
+            page = read_list(source.list(ListOptions(limit=500, continue_token=token)))
+            items.extend(page.items)
+            token = page.continue_token
+            if not token:
+                return items
 
-def is_refusal(error: Exception, *statuses: int) -> bool:
-    """Return whether the server answered with one of the HTTP ``statuses``."""
-    return getattr(error, "status", None) in statuses
+    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> None:
+        import msgspec
+        import urllib3
 
-
-def list_all(
-    core: Any, resource: str, *, namespace: str | None = None, label_selector: str | None = None
-) -> list[dict[str, Any]]:
-    """List every object, page by page, as dicts. Raises :class:`~shmcache.ApiError`."""
-    source = list_watch_from_client(
-        core, resource, namespace=namespace, label_selector=label_selector
-    )
-    items: list[dict[str, Any]] = []
-    token = ""
-    while True:
-        page = read_list(source.list(ListOptions(limit=500, continue_token=token)))
-        items.extend(page.items)
-        token = page.continue_token
-        if not token:
-            return items
+        configuration = self.client.configuration
+        headers = {
+            **self.client.default_headers,
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+        }
+        for setting in configuration.auth_settings().values():
+            if setting["in"] == "header" and setting["value"]:
+                headers[setting["key"]] = setting["value"]
+        try:
+            response = self.client.rest_client.pool_manager.request(
+                method,
+                configuration.host + path,
+                body=None if body is None else msgspec.json.encode(body),
+                headers=headers,
+                retries=False,
+                redirect=False,
+                timeout=urllib3.Timeout(connect=_TIMEOUT, read=_TIMEOUT),
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiError(0, f"{method} {configuration.host}{path}: {error}") from error
+        if not 200 <= response.status < 300:
+            text = response.data.decode("utf-8", "replace")
+            raise ApiError(response.status, f"{method} {path}: {text}")

@@ -31,11 +31,11 @@ class Arenas:
 
 def mirror(endpoint: Endpoint, namespace: str, run: str, arenas: Arenas) -> None:
     """Keep the arenas equal to what the server holds, until the supervisor is gone."""
-    core = endpoint.core_api()
+    client = endpoint.connect().client
     labels = f"{RUN_LABEL}={run}"
-    unbound = list_watch_from_client(core, "pods", namespace, "spec.nodeName=", labels)
-    bound = list_watch_from_client(core, "pods", namespace, "spec.nodeName!=", labels)
-    nodes = list_watch_from_client(core, "nodes", label_selector=labels)
+    unbound = list_watch_from_client(client, "pods", namespace, "spec.nodeName=", labels)
+    bound = list_watch_from_client(client, "pods", namespace, "spec.nodeName!=", labels)
+    nodes = list_watch_from_client(client, "nodes", label_selector=labels)
     with contextlib.ExitStack() as stack:
         node_store = stack.enter_context(Store.attach(arenas.nodes, writable=True))
         bound_store = stack.enter_context(Store.attach(arenas.bound, writable=True))

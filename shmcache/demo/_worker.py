@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from shmcache import FIFO, ShutDown, Store, meta_namespace_key_func
-from shmcache.demo._api import Endpoint, is_refusal, request, transport_errors
+from shmcache import FIFO, ApiError, ShutDown, Store, meta_namespace_key_func
+from shmcache.demo._api import Api, Endpoint
 from shmcache.demo._messages import Message, Sender
 from shmcache.demo._mirror import Arenas
 from shmcache.demo._workload import CREATED_ANNOTATION, Resources, requested
@@ -37,7 +37,7 @@ class NodeRoom:
     give the last room of one node away at the same time, as two schedulers may.
     """
 
-    def __init__(self, nodes: Store[Any], bound: Store[Any]) -> None:
+    def __init__(self, nodes: Store, bound: Store) -> None:
         self._nodes = nodes
         self._bound = bound
         self._versions = (-1, -1)
@@ -93,7 +93,7 @@ class NodeRoom:
             }
             self._names = list(self._allocatable)
         if versions[1] != self._versions[1]:
-            keys = set(self._bound.list_keys())
+            keys: set[str] = set(self._bound.list_keys())
             for key in self._placed.keys() - keys:
                 self._free(self._placed.pop(key))
             for key in keys - self._placed.keys():
@@ -125,7 +125,7 @@ def work(endpoint: Endpoint, arenas: Arenas, sender: Sender) -> None:
     """Bind pods until the queue is shut down or the supervisor is gone: a worker's main."""
     supervisor = multiprocessing.parent_process()
     assert supervisor is not None
-    core = endpoint.core_api()
+    api = endpoint.connect()
     with (
         Store.attach(arenas.nodes) as nodes,
         Store.attach(arenas.bound) as bound,
@@ -140,7 +140,7 @@ def work(endpoint: Endpoint, arenas: Arenas, sender: Sender) -> None:
                 return
             except queue.Empty:
                 continue
-            kind = _schedule(core, room, pod)
+            kind = _schedule(api, room, pod)
             key = meta_namespace_key_func(pod)
             latency = 0
             if kind == "bound":
@@ -151,7 +151,7 @@ def work(endpoint: Endpoint, arenas: Arenas, sender: Sender) -> None:
             sender.send(Message(kind, key, latency))
 
 
-def _schedule(core: Any, room: NodeRoom, pod: dict[str, Any]) -> str:
+def _schedule(api: Api, room: NodeRoom, pod: dict[str, Any]) -> str:
     """Bind one pod and return what came of it, as the kind of the message to send."""
     node = room.choose(pod)
     if node is None:
@@ -166,9 +166,9 @@ def _schedule(core: Any, room: NodeRoom, pod: dict[str, Any]) -> str:
     }
     room.assume(pod, node)
     try:
-        request(core.create_namespaced_pod_binding, name, namespace, binding)
-    except transport_errors() as error:
+        api.post(f"/api/v1/namespaces/{namespace}/pods/{name}/binding", binding)
+    except ApiError as error:
         room.forget(pod)
         # 409: somebody bound it; 404: it is gone. Either way the pod is nobody's business.
-        return "dropped" if is_refusal(error, 404, 409) else "requeued"
+        return "dropped" if error.status in (404, 409) else "requeued"
     return "bound"

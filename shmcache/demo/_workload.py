@@ -1,6 +1,6 @@
 """The load of the demo: nodes, and pods as an ordinary Deployment would make them.
 
-May import: ``demo._api``, ``demo._messages``.
+May import: ``_errors``, ``demo._api``, ``demo._messages``.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shmcache.demo._api import Endpoint, is_refusal, request, transport_errors
+from shmcache._errors import ApiError
+from shmcache.demo._api import Api, Endpoint
 from shmcache.demo._messages import Message, Sender
 
 __all__ = [
@@ -238,26 +239,26 @@ def generate(
 
     It may be started again after a failure: what exists already is left as it is.
     """
-    core = endpoint.core_api()
+    api = endpoint.connect()
     load = [make_pod(number, namespace, run) for number in range(pods)]
     for node in make_nodes(nodes, run, load):
-        _create(core.create_node, node)
+        _create(api, "/api/v1/nodes", node)
     sender.send(Message("started"))
     for pod in load:
         pod["metadata"]["annotations"][CREATED_ANNOTATION] = str(time.monotonic_ns())
-        _create(core.create_namespaced_pod, namespace, pod)
+        _create(api, f"/api/v1/namespaces/{namespace}/pods", pod)
         sender.send(Message("created"))
 
 
-def _create(call: Callable[..., Any], *arguments: Any) -> None:
+def _create(api: Api, path: str, body: dict[str, Any]) -> None:
     deadline = time.monotonic() + _GIVE_UP_SECONDS
     while True:
         try:
-            request(call, *arguments)
-        except transport_errors() as error:
-            if is_refusal(error, 409):
+            api.post(path, body)
+        except ApiError as error:
+            if error.status == 409:
                 return
-            if is_refusal(error, 400, 401, 404, 422) or time.monotonic() > deadline:
+            if error.status in (400, 401, 404, 422) or time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
         else:

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any
 
-from shmcache import FIFO, Store
-from shmcache.demo._api import Endpoint, is_refusal, list_all, request, transport_errors
+from shmcache import FIFO, ApiError, Store
+from shmcache.demo._api import Api, Endpoint
 from shmcache.demo._display import Display, Progress
 from shmcache.demo._messages import Message
 from shmcache.demo._mirror import Arenas, mirror
@@ -83,8 +83,8 @@ def run_demo(options: DemoOptions, display: Display) -> Report:
             endpoint = Endpoint(kubeconfig=options.kubeconfig)
         else:
             endpoint = Endpoint(url=stack.enter_context(ApiServer()).url)
-        core = endpoint.core_api()
-        namespace = stack.enter_context(_namespace(core, options.namespace, run))
+        api = endpoint.connect()
+        namespace = stack.enter_context(_namespace(api, options.namespace, run))
         arenas = Arenas(*(f"{run}-{part}" for part in ("nodes", "bound", "queue")))
         nodes = stack.enter_context(_unlinked(Store.create(arenas.nodes)))
         bound = stack.enter_context(_unlinked(Store.create(arenas.bound)))
@@ -105,12 +105,12 @@ def run_demo(options: DemoOptions, display: Display) -> Report:
             "generator", generate, endpoint, namespace, run, options.pods, options.nodes
         )
         selection = {"namespace": namespace, "label_selector": f"{RUN_LABEL}={run}"}
-        supervisor.watch_over(bound, lambda: list_all(core, "pods", **selection))
+        supervisor.watch_over(bound, lambda: api.list("pods", **selection))
 
         arena_stats = [store.stats() for store in (nodes, bound, queue)]
         return supervisor.ledger.report(
-            list_all(core, "pods", **selection),
-            list_all(core, "nodes", label_selector=selection["label_selector"]),
+            api.list("pods", **selection),
+            api.list("nodes", label_selector=selection["label_selector"]),
             restarts=supervisor.restarts,
             arena_bytes=sum(stats.committed_bytes for stats in arena_stats),
             arena_used_bytes=sum(stats.used_bytes for stats in arena_stats),
@@ -133,7 +133,7 @@ class _Child:
 class _Supervisor:
     """Starts the processes, hears their reports, and replaces those that die."""
 
-    def __init__(self, display: Display, queue: FIFO[Any], ledger: Ledger) -> None:
+    def __init__(self, display: Display, queue: FIFO, ledger: Ledger) -> None:
         self.ledger = ledger
         self.restarts = 0
         self._display = display
@@ -144,7 +144,7 @@ class _Supervisor:
         # holds no thread and no lock of this process.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(
-            ["shmcache.demo._mirror", "shmcache.demo._worker", "kubernetes.client.api.core_v1_api"]
+            ["shmcache.demo._mirror", "shmcache.demo._worker", "kubernetes.client.api_client"]
         )
 
     def start(
@@ -172,7 +172,7 @@ class _Supervisor:
                 raise DemoError("the workers did not start in time")
             self._listen()
 
-    def watch_over(self, bound: Store[Any], list_pods: Callable[[], list[Any]]) -> None:
+    def watch_over(self, bound: Store, list_pods: Callable[[], list[Any]]) -> None:
         """Return when every pod is bound, or when nothing has moved for too long."""
         events, moved, looked = self.ledger.events, time.monotonic(), time.monotonic()
         while True:
@@ -249,7 +249,7 @@ class _Supervisor:
         )
         self.start(child.name, child.main, *child.arguments, number=child.number)
 
-    def _show(self, bound: Store[Any]) -> None:
+    def _show(self, bound: Store) -> None:
         self._display.update(
             Progress(
                 pods=self.ledger.pods,
@@ -294,7 +294,7 @@ def _unlinked(arena: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _namespace(core: Any, name: str, run: str) -> Iterator[str]:
+def _namespace(api: Api, name: str, run: str) -> Iterator[str]:
     """Make the namespace for the pods, and delete afterwards what the run has made.
 
     A namespace that was there before stays, and so does everything in it without our label.
@@ -302,21 +302,17 @@ def _namespace(core: Any, name: str, run: str) -> Iterator[str]:
     namespace = name or run
     made = True
     try:
-        request(core.create_namespace, {"metadata": {"name": namespace}})
-    except transport_errors() as error:
-        if not is_refusal(error, 409):
+        api.post("/api/v1/namespaces", {"metadata": {"name": namespace}})
+    except ApiError as error:
+        if error.status != 409:
             raise
         made = False
     try:
         yield namespace
     finally:
         label = f"{RUN_LABEL}={run}"
-        request(
-            core.delete_collection_namespaced_pod,
-            namespace,
-            label_selector=label,
-            grace_period_seconds=0,
-        )
-        request(core.delete_collection_node, label_selector=label)
+        pods = f"/api/v1/namespaces/{namespace}/pods"
+        api.delete(pods, labelSelector=label, gracePeriodSeconds="0")
+        api.delete("/api/v1/nodes", labelSelector=label)
         if made:
-            request(core.delete_namespace, namespace)
+            api.delete(f"/api/v1/namespaces/{namespace}")

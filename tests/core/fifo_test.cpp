@@ -1,0 +1,146 @@
+// The queue: order, positions, and one delivery of each item.
+#include <atomic>
+#include <deque>
+#include <thread>
+
+#include "check.hpp"
+
+using namespace shmcache;
+using harness::soon;
+
+namespace {
+
+void put(Arena& arena, const std::string& key, const std::string& value) {
+  bool wrote = false;
+  CHECK(arena.upsert({key, {value.data(), value.size()}}, Upsert::kAlways, soon(), wrote) ==
+        Status::kOk);
+}
+
+}  // namespace
+
+CASE(fifo_like_a_deque, "random adds, updates, deletes and pops keep the order of a deque (I7)") {
+  int fd = harness::anonymous_file();
+  auto arena = harness::create(fd, Kind::kFifo);
+  std::deque<std::pair<std::string, std::string>> model;
+  harness::Random random{1234567891011u};
+  auto find = [&](const std::string& key) {
+    return std::find_if(model.begin(), model.end(), [&](auto& item) { return item.first == key; });
+  };
+  for (int step = 0; step < 20000; ++step) {
+    const std::string key = "k" + std::to_string(random(200)), value = std::to_string(step);
+    switch (random(5)) {
+      case 0:
+      case 1:
+        put(*arena, key, value);
+        if (auto at = find(key); at != model.end()) {
+          at->second = value;
+        } else {
+          model.emplace_back(key, value);
+        }
+        break;
+      case 2: {
+        bool wrote = false;
+        CHECK(arena->upsert({key, {value.data(), value.size()}}, Upsert::kIfAbsent, soon(), wrote) ==
+              Status::kOk);
+        CHECK(wrote == (find(key) == model.end()));
+        if (wrote) model.emplace_back(key, value);
+        break;
+      }
+      case 3: {
+        bool was_there = false;
+        CHECK(arena->erase(key, soon(), was_there) == Status::kOk);
+        if (auto at = find(key); at != model.end()) model.erase(at);
+        break;
+      }
+      default: {
+        std::vector<Item> items;
+        const uint64_t most = 1 + random(3);
+        const Status s = arena->try_pop(most, soon(), items);
+        CHECK(s == (model.empty() ? Status::kEmpty : Status::kOk));
+        for (const Item& item : items) {
+          CHECK(item.key() == model.front().first && item.value() == model.front().second);
+          model.pop_front();
+        }
+      }
+    }
+    if (step % 500 == 0) {
+      if (step % 1500 == 0) CHECK(arena->testing_repair(soon()) == Status::kOk);
+      CHECK_WHOLE(*arena);
+      std::vector<Item> items;
+      CHECK(arena->queued(true, soon(), items) == Status::kOk);
+      CHECK(items.size() == model.size());
+      for (size_t i = 0; i < items.size(); ++i) CHECK(items[i].key() == model[i].first);
+    }
+  }
+  close(fd);
+}
+
+CASE(fifo_replace, "replace makes queue and set the list, in its order; synced after the last") {
+  int fd = harness::anonymous_file();
+  auto arena = harness::create(fd, Kind::kFifo);
+  auto entry = [](const char* key, const char* value) {
+    return Entry{key, {value, std::strlen(value)}};
+  };
+  CHECK(!arena->has_synced());
+  CHECK(arena->replace({entry("b", "1"), entry("a", "1"), entry("b", "2")}, "1", soon()) ==
+        Status::kOk);
+  CHECK_WHOLE(*arena);
+  CHECK(arena->size() == 2 && !arena->has_synced());
+  std::vector<Item> items;
+  CHECK(arena->try_pop(1, soon(), items) == Status::kOk);
+  CHECK(items[0].key() == "b" && items[0].value() == "2" && !arena->has_synced());
+  put(*arena, "later", "x");
+  bool was_there = false;
+  CHECK(arena->erase("a", soon(), was_there) == Status::kOk && was_there);
+  CHECK(arena->has_synced());  // a deleted initial item does not hold it up for ever
+  CHECK(arena->replace({entry("z", "1"), entry("later", "y")}, "2", soon()) == Status::kOk);
+  CHECK_WHOLE(*arena);
+  items.clear();
+  CHECK(arena->try_pop(9, soon(), items) == Status::kOk);
+  CHECK(items.size() == 2 && items[0].key() == "z" && items[1].value() == "y");
+  CHECK(arena->replace({}, "3", soon()) == Status::kOk && arena->size() == 0);
+  CHECK_WHOLE(*arena);
+  close(fd);
+}
+
+CASE(one_delivery, "producers and consumers on threads: each item is delivered exactly once") {
+  int fd = harness::anonymous_file();
+  auto arena = harness::create(fd, Kind::kFifo);
+  constexpr int kProducers = 2, kConsumers = 3, kEach = 4000;
+  std::vector<std::atomic<int>> delivered(kProducers * kEach);
+  std::atomic<int> total{0};
+  std::vector<std::thread> threads;
+  for (int p = 0; p < kProducers; ++p) {
+    threads.emplace_back([&, p] {
+      for (int i = 0; i < kEach; ++i) {
+        const int number = p * kEach + i;
+        put(*arena, "item-" + std::to_string(number), std::to_string(number));
+      }
+    });
+  }
+  for (int c = 0; c < kConsumers; ++c) {
+    threads.emplace_back([&] {
+      for (;;) {
+        std::vector<Item> items;
+        const Status s = arena->try_pop(2, soon(), items);
+        if (s == Status::kShutDown) return;
+        if (s == Status::kEmpty) {
+          CHECK(arena->wait_ready(kForever) == Status::kOk);
+          continue;
+        }
+        CHECK(s == Status::kOk);
+        for (const Item& item : items) {
+          delivered[static_cast<size_t>(std::stoi(std::string(item.value())))].fetch_add(1);
+        }
+        if (total.fetch_add(static_cast<int>(items.size())) + static_cast<int>(items.size()) ==
+            kProducers * kEach) {
+          CHECK(arena->shut_down(false, soon()) == Status::kOk);
+        }
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  for (auto& count : delivered) CHECK(count == 1);
+  CHECK_WHOLE(*arena);
+  close(fd);
+}
