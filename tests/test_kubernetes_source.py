@@ -6,6 +6,8 @@ decides where chunks are cut and when a connection dies.
 
 from __future__ import annotations
 
+import gc
+import itertools
 import json
 import os
 import socket
@@ -50,10 +52,15 @@ class ScriptedServer:
                 scripted.requests.append((parts.path, query, dict(self.headers.items())))
                 scripted.answers.pop(0)(self)
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, *args: object) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                if not isinstance(sys.exception(), ConnectionError):  # clients may hang up
+                    super().handle_error(request, client_address)
+
+        self.http = Server(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = False  # so that server_close() waits for every handler
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))
         self.thread.start()
@@ -65,6 +72,7 @@ class ScriptedServer:
 
     def close(self) -> None:
         self.client.close()
+        gc.collect()  # urllib3 closes a pool when it is freed, and a caught error refers to it
         self.http.shutdown()
         self.thread.join()
         self.http.server_close()
@@ -81,6 +89,7 @@ def open_descriptors() -> int:
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
     """A scripted server; afterwards no thread and no descriptor is left."""
+    gc.collect()
     threads, descriptors = set(threading.enumerate()), open_descriptors()
     scripted = ScriptedServer()
     try:
@@ -89,7 +98,7 @@ def server() -> Iterator[ScriptedServer]:
         scripted.close()
     assert scripted.answers == []
     assert set(threading.enumerate()) <= threads
-    assert open_descriptors() == descriptors
+    assert open_descriptors() <= descriptors
 
 
 def answer(
@@ -254,7 +263,9 @@ def test_authentication_is_the_clients(server: ScriptedServer) -> None:
     source = server.pods(answer(EMPTY), stream())
     source.list(ListOptions())
     list(source.watch(WatchOptions()))
-    sent = [{name.lower(): text for name, text in headers.items()} for *_, headers in server.requests]
+    sent = [
+        {name.lower(): text for name, text in headers.items()} for *_, headers in server.requests
+    ]
     assert [headers["authorization"] for headers in sent] == ["Bearer one", "Bearer two"]
     assert {headers["accept"] for headers in sent} == {"application/json"}
 
@@ -325,7 +336,9 @@ def test_error_answers(server: ScriptedServer, call: str, scripted: Answer, expe
 
 def test_too_large_version_is_in_the_message(server: ScriptedServer) -> None:
     """The cause that tells a version from the future apart is part of the message."""
-    details = {"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]}
+    details = {
+        "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
+    }
     source = server.pods(answer(status(504, "Timeout", details=details), 504))
     with pytest.raises(ApiError, match="Too large resource version"):
         source.list(ListOptions("99"))
@@ -362,7 +375,7 @@ def test_tls_failure_says_so(server: ScriptedServer) -> None:
     """An error of TLS is told apart and names the settings to look at."""
     host = server.client.configuration.host.replace("http:", "https:")
     client = kubernetes.client.ApiClient(kubernetes.client.Configuration(host=host))
-    with pytest.raises(ApiError, match="TLS failed: .*ssl_ca_cert"):
+    with pytest.raises(ApiError, match=r"TLS failed: .*ssl_ca_cert"):
         list_watch_from_client(client, "pods").list(ListOptions())
     client.close()
 
@@ -382,7 +395,7 @@ def test_lines_do_not_depend_on_the_pieces(data: bytes, cuts: list[int]) -> None
     """split_lines gives the complete lines of the stream, whatever pieces it comes in."""
     data = data.replace(b"\x00", b"\n").replace(b"\x01", b"\n")
     bounds = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    pieces = [data[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    pieces = [data[start:end] for start, end in itertools.pairwise(bounds)]
     expected = [part for part in data.split(b"\n")[:-1] if part.strip()]
     assert list(split_lines(pieces)) == expected
 

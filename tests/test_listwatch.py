@@ -90,13 +90,19 @@ def test_items_that_name_their_kind_keep_it() -> None:
     """Custom resources and mixed lists carry apiVersion and kind in each item."""
     item = {"apiVersion": "example.org/v1", "kind": "Widget", "metadata": {}}
     for kind in ("WidgetList", "List"):
-        document = {"kind": kind, "apiVersion": "v1", "metadata": {}, "items": [item]}
+        document: dict[str, Any] = {
+            "kind": kind,
+            "apiVersion": "v1",
+            "metadata": {},
+            "items": [item],
+        }
         assert read_list(document).items == [item]
 
 
 def test_null_items_are_an_empty_list() -> None:
     """Go writes an empty slice as null."""
-    document = {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": None}
+    document: dict[str, Any] = {"kind": "PodList", "apiVersion": "v1", "metadata": {}}
+    document["items"] = None
     assert read_list(document) == ListResult([], "", "")
 
 

@@ -256,7 +256,7 @@ def test_later_lists_ask_for_the_last_version_without_limit() -> None:
 
 def test_server_that_paged_the_first_list_is_asked_in_pages_later() -> None:
     """A first list in pages means that there is no cache to answer a whole one from."""
-    lists = [ListResult([], "10", "one"), ListResult([], "10"), ListResult([], "20")]
+    lists: list[Any] = [ListResult([], "10", "one"), ListResult([], "10"), ListResult([], "20")]
     run = Run(lists, [ExpiredError(), []])
     assert run.source.listed[-1] == ListOptions("10", 500)
 

@@ -103,20 +103,23 @@ Status Table::find(const Key& key, Hit& hit) const {
           break;
         }
         bool changed = status == Status::kBusy;
-        if (status == Status::kMiss) {
-          changed = words[slot].load(acquire) != word ||
-                    record(number).state.load(relaxed) != hit.state;
-        } else if (status == Status::kOk) {
-          const bool match = hit.key_size == key.size && equals(hit.extent, key.data, key.size);
+        if (status == Status::kOk && hit.key_size == key.size &&
+            equals(hit.extent, key.data, key.size)) {
           std::atomic_thread_fence(acquire);
           changed = record(number).state.load(relaxed) != hit.state;
-          if (match && !changed) {
+          if (!changed) {
             if (state_of(hit.state) == State::kLive || m.root.load(relaxed) == root_word) {
               return Status::kOk;
             }
             again = true;
             break;
           }
+        } else if (!changed) {
+          // FREE, or another key's. If the word has moved on meanwhile, its old record may long
+          // have been given to that other key, and ours is where the word points now. The word
+          // first, then the state: a word that came back names a state that did not.
+          changed = words[slot].load(acquire) != word ||
+                    record(number).state.load(relaxed) != hit.state;
         }
         if (changed) {
           if (++moved > kReadTries) return Status::kBusy;

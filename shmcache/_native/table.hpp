@@ -11,9 +11,11 @@
 //   * found LIVE and unchanged: the entry was current at the second load.
 //   * found STAGED: the word can only be in an area that a replace published, if that area is
 //     still the root: so root is loaded again, and the entry is committed.
-//   * found FREE, the word still names it, the state is still the same FREE: at the load of the
-//     word the record was dead and indexed, which only a delete in progress (or one that died)
-//     leaves: the key is absent.
+//   * found FREE, or LIVE with another key, and then the word still names it and after that the
+//     state is still the same: at the second load of the word it named this very record, so it is
+//     not the word of our key (FREE: of a delete in progress, or of one that died). On to the
+//     next. Without the second look at the word, an update could have moved it on and the freed
+//     record been given to another key, and a key that is there would be missed.
 //   * an empty word: absent, if root is unchanged. Otherwise the area may have been rebuilt under
 //     the probe: again.
 // A reader that holds an old area reads words of any age in it. That is harmless: a word leads to

@@ -9,6 +9,7 @@ import argparse
 import importlib.util
 import signal
 import sys
+from pathlib import Path
 
 __all__ = ["add_arguments", "run"]
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="end with one JSON object on stdout")
     parser.add_argument(
         "--kubeconfig",
-        default="",
+        type=_file,
         metavar="PATH",
         help="use this cluster instead of the embedded API server",
     )
@@ -50,7 +51,11 @@ def run(options: argparse.Namespace) -> int:
     try:
         report = run_demo(
             DemoOptions(
-                options.pods, options.nodes, options.workers, options.kubeconfig, options.namespace
+                options.pods,
+                options.nodes,
+                options.workers,
+                options.kubeconfig or "",
+                options.namespace,
             ),
             display,
         )
@@ -61,6 +66,12 @@ def run(options: argparse.Namespace) -> int:
         display.close()
     print(report.as_json() if options.json else report.as_text())
     return 0 if report.good else 1
+
+
+def _file(text: str) -> str:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"no such file: {text}")
+    return text
 
 
 def _count(text: str) -> int:

@@ -32,17 +32,20 @@ class Endpoint:
     kubeconfig: str = ""
 
     def connect(self) -> Api:
-        """Make a client with a connection pool of its own."""
+        """Make a client with a connection pool of its own; ``ApiError`` for a bad kubeconfig."""
         # From these modules, because the package's facade imports every model.
         from kubernetes.client.api_client import ApiClient
         from kubernetes.client.configuration import Configuration
 
         configuration = Configuration()
         if self.kubeconfig:
-            from kubernetes.config.kube_config import load_kube_config
+            from kubernetes.config import ConfigException, load_kube_config
 
             load: Any = load_kube_config  # not typed
-            load(self.kubeconfig, client_configuration=configuration)
+            try:
+                load(self.kubeconfig, client_configuration=configuration)
+            except ConfigException as error:
+                raise ApiError(0, f"kubeconfig {self.kubeconfig}: {error}") from error
         else:
             configuration.host = self.url
             configuration.proxy = None  # it is on loopback, whatever the environment says
@@ -66,22 +69,6 @@ class Api:
     def delete(self, path: str, **query: str) -> None:
         """Delete the object, or what ``query`` selects of the collection, at ``path``."""
         self._send("DELETE", f"{path}?{urlencode(query)}" if query else path)
-
-    def list(
-        self, resource: str, *, namespace: str = "", label_selector: str = ""
-    ) -> list[dict[str, Any]]:
-        """List every object, page by page."""
-        source = list_watch_from_client(
-            self.client, resource, namespace=namespace, label_selector=label_selector
-        )
-        items: list[dict[str, Any]] = []
-        token = ""
-        while True:
-            page = read_list(source.list(ListOptions(limit=500, continue_token=token)))
-            items.extend(page.items)
-            token = page.continue_token
-            if not token:
-                return items
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> None:
         import msgspec
@@ -111,3 +98,22 @@ class Api:
         if not 200 <= response.status < 300:
             text = response.data.decode("utf-8", "replace")
             raise ApiError(response.status, f"{method} {path}: {text}")
+
+    def list_all(
+        self, resource: str, *, namespace: str = "", label_selector: str = ""
+    ) -> list[dict[str, Any]]:
+        """List every object, page by page."""
+        source = list_watch_from_client(
+            self.client, resource, namespace=namespace, label_selector=label_selector
+        )
+        items: list[dict[str, Any]] = []
+        token = ""
+        while True:
+            try:
+                page = read_list(source.list(ListOptions(limit=500, continue_token=token)))
+            except OSError as error:
+                raise ApiError(0, f"cannot list {resource}: {error}") from error
+            items.extend(page.items)
+            token = page.continue_token
+            if not token:
+                return items

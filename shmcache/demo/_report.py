@@ -104,6 +104,8 @@ class Ledger:
     finished_ns: int = 0
     events: int = 0
     """Messages so far: progress, for whoever looks for the lack of it."""
+    relists: int = 0
+    """How often the queue was filled from a new list, which may name what is being bound."""
     pops: Counter[str] = field(default_factory=Counter)
     put_back: Counter[str] = field(default_factory=Counter)
     bound: Counter[str] = field(default_factory=Counter)
@@ -133,7 +135,7 @@ class Ledger:
     def duplicated(self) -> int:
         """Count the pods that more than one worker had, for no good reason."""
         return sum(
-            count > 1 + self.put_back[key] or self.bound[key] > 1
+            count > 1 + self.put_back[key] + self.relists or self.bound[key] > 1
             for key, count in self.pops.items()
         )
 

@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from typing import Any
 
 from shmcache import FIFO, ApiError, Store
@@ -38,8 +38,8 @@ from shmcache.demo.apiserver import ApiServer
 
 __all__ = ["DemoError", "DemoOptions", "run_demo"]
 
-_TICK = 0.1
-"""Seconds between two looks at the children when they say nothing."""
+_TICK = 0.05
+"""Seconds between two looks at what the children have said."""
 
 _START_SECONDS = 60.0
 _IDLE_SECONDS = 1.0
@@ -93,24 +93,27 @@ def run_demo(options: DemoOptions, display: Display) -> Report:
         stack.callback(supervisor.stop)
         stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
+        display.note(f"run {run}")
         supervisor.start("mirror", mirror, endpoint, namespace, run, arenas)
-        deadline = time.monotonic() + _START_SECONDS
-        for store in (nodes, bound, queue):
-            if not store.wait_for_sync(timeout=deadline - time.monotonic()):
-                raise DemoError("the mirror did not list the cluster in time")
+        supervisor.wait_until(
+            lambda: all(store.has_synced for store in (nodes, bound, queue)),
+            "the mirror has not listed the cluster",
+        )
         for number in range(options.workers):
             supervisor.start(f"worker {number}", work, endpoint, arenas, number=number)
-        supervisor.wait_until_ready(options.workers, deadline)
+        supervisor.wait_until(
+            lambda: len(supervisor.ready) == options.workers, "the workers have not started"
+        )
         supervisor.start(
             "generator", generate, endpoint, namespace, run, options.pods, options.nodes
         )
         selection = {"namespace": namespace, "label_selector": f"{RUN_LABEL}={run}"}
-        supervisor.watch_over(bound, lambda: api.list("pods", **selection))
+        supervisor.watch_over(bound, lambda: api.list_all("pods", **selection))
 
         arena_stats = [store.stats() for store in (nodes, bound, queue)]
         return supervisor.ledger.report(
-            api.list("pods", **selection),
-            api.list("nodes", label_selector=selection["label_selector"]),
+            api.list_all("pods", **selection),
+            api.list_all("nodes", label_selector=selection["label_selector"]),
             restarts=supervisor.restarts,
             arena_bytes=sum(stats.committed_bytes for stats in arena_stats),
             arena_used_bytes=sum(stats.used_bytes for stats in arena_stats),
@@ -136,10 +139,11 @@ class _Supervisor:
     def __init__(self, display: Display, queue: FIFO, ledger: Ledger) -> None:
         self.ledger = ledger
         self.restarts = 0
+        self.ready: set[int] = set()
+        """Numbers of the workers that pop."""
         self._display = display
         self._queue = queue
         self._children: list[_Child] = []
-        self._ready = 0
         # A fork server imports the client once for all workers, and unlike a plain fork it
         # holds no thread and no lock of this process.
         self._context = multiprocessing.get_context("forkserver")
@@ -154,22 +158,24 @@ class _Supervisor:
         receiver, sender = self._context.Pipe(duplex=False)
         given = arguments if main is mirror else (*arguments, sender)
         process = self._context.Process(target=main, args=given, name=name, daemon=True)
-        # Ctrl-C reaches every process of the terminal, and only this one shall act on it. The
-        # fork server, which the first child brings up, and all its children inherit this.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ctrl-C reaches every process of the terminal, and only this one shall act on it: the
+        # fork server, which the first child brings up, and all its children inherit the block.
+        resource_tracker.ensure_running()  # it would lift the block while it starts
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
         finally:
-            signal.signal(signal.SIGINT, handler)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         sender.close()
         self._children.append(_Child(name, main, arguments, number, process, receiver))
         self._display.note(f"{name}: pid {process.pid}")
 
-    def wait_until_ready(self, workers: int, deadline: float) -> None:
-        """Wait until ``workers`` workers are about to pop."""
-        while self._ready < workers:
+    def wait_until(self, condition: Callable[[], bool], complaint: str) -> None:
+        """Look after the children until ``condition`` holds; :class:`DemoError` if it does not."""
+        deadline = time.monotonic() + _START_SECONDS
+        while not condition():
             if time.monotonic() > deadline:
-                raise DemoError("the workers did not start in time")
+                raise DemoError(f"{complaint} after {_START_SECONDS:.0f} s")
             self._listen()
 
     def watch_over(self, bound: Store, list_pods: Callable[[], list[Any]]) -> None:
@@ -186,7 +192,7 @@ class _Supervisor:
                 return
             elif now - looked > _IDLE_SECONDS:
                 looked = now
-                if not self._queue.qsize() and not self._put_back(list_pods()):
+                if not self._queue.qsize() and self._all_bound(list_pods):
                     return
             if self.ledger.bound.total() >= self.ledger.pods:
                 # The last binding is on its way to the Store; the figures are to include it.
@@ -194,49 +200,48 @@ class _Supervisor:
                     return
                 bound.wait_for_change(bound.version, timeout=_TICK)
 
-    def _put_back(self, pods: list[Any]) -> bool:
-        """Queue again what nobody works on; return whether there is anything left to do.
+    def _all_bound(self, list_pods: Callable[[], list[Any]]) -> bool:
+        """Queue again what nobody works on; return whether every pod has its node.
 
         Called when no worker reports anything and the queue is empty: a pod that is unbound
         then was popped by a process that died, or its creation has not been seen yet.
         """
+        try:
+            pods = list_pods()
+        except ApiError as error:
+            self._display.note(f"cannot list the pods, trying again: {error}")
+            return False
         unbound = [pod for pod in pods if not pod["spec"].get("nodeName")]
         added = [pod for pod in unbound if self._queue.add_if_not_present(pod)]
         if added:
             self.ledger.note_put_back(added)
             self._display.note(f"put back {len(added)} pods that a dead process had taken")
-        return bool(unbound) or len(pods) < self.ledger.pods
+        return not unbound and len(pods) == self.ledger.pods
 
     def _listen(self) -> None:
-        """Take in what the children say, for at most a tick, and replace those that died."""
-        by_source: dict[Any, _Child] = {}
+        """Wait for a tick or a death; take in what the children say and replace the dead.
+
+        A tick gathers many messages: waking up for each would cost as much as a worker.
+        """
+        ended = connection.wait([child.process.sentinel for child in self._children], _TICK)
         for child in self._children:
-            by_source[child.process.sentinel] = child
-            if not child.receiver.closed:
-                by_source[child.receiver] = child
-        ended = []
-        for source in connection.wait(list(by_source), timeout=_TICK):
-            child = by_source[source]
-            if source is child.receiver:
-                self._receive(child)
-            else:
-                ended.append(child)
-        for child in ended:
+            self._receive(child)
+        for child in [child for child in self._children if child.process.sentinel in ended]:
             self._replace(child)
 
     def _receive(self, child: _Child) -> None:
         try:
-            while child.receiver.poll():
+            while not child.receiver.closed and child.receiver.poll():
                 message: Message = child.receiver.recv()
-                self._ready += message.kind == "ready"
+                if message.kind == "ready":
+                    self.ready.add(child.number)
                 self.ledger.record(message, child.number)
         except (EOFError, OSError):  # it ended, perhaps in the middle of a message
             child.receiver.close()
 
     def _replace(self, child: _Child) -> None:
-        if not child.receiver.closed:
-            self._receive(child)
-            child.receiver.close()
+        self._receive(child)
+        child.receiver.close()
         child.process.join()
         self._children.remove(child)
         if child.main is generate and child.process.exitcode == 0:
@@ -244,6 +249,8 @@ class _Supervisor:
         self.restarts += 1
         if self.restarts > _MOST_RESTARTS:
             raise DemoError(f"processes keep dying, last {child.name}")
+        if child.main is mirror:
+            self.ledger.relists += 1
         self._display.note(
             f"{child.name} died (exit code {child.process.exitcode}): starting it again"
         )
