@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,13 +31,14 @@ DEADLINE = 120.0
 class Demo:
     """A running demo in a session of its own, as a terminal would give it."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, folder: str, *arguments: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "shmcache.cli", "demo", "--json", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            env={**os.environ, "TMPDIR": folder},
         )
         self.pids: dict[str, int] = {}
         self.run = ""
@@ -95,18 +97,22 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Demo]]:
+    """Starts demos, and ends what is left of them after the test."""
     demos: list[Demo] = []
+    # A killed supervisor cannot remove its temporary folder. It holds sockets, whose paths may
+    # not be long, so it is not below pytest's.
+    with tempfile.TemporaryDirectory() as folder:
 
-    def start(*arguments: str) -> Demo:
-        demos.append(Demo(*arguments))
-        return demos[-1]
+        def start(*arguments: str) -> Demo:
+            demos.append(Demo(folder, *arguments))
+            return demos[-1]
 
-    yield start
-    for demo in demos:
-        for pid in processes_of(demo.process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        demo.process.communicate()
+        yield start
+        for demo in demos:
+            for pid in processes_of(demo.process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            demo.process.communicate()
 
 
 def assert_good(report: dict[str, Any], pods: int, workers: int) -> None:

@@ -1,0 +1,97 @@
+"""What every test gets, and what none may leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import shmcache
+
+SHM = Path("/dev/shm")
+
+
+def _segments() -> set[str]:
+    return {entry.name for entry in SHM.iterdir() if entry.name.startswith("shmcache.")}
+
+
+def _segment_descriptors() -> list[str]:
+    """Where this process's descriptors of segments lead."""
+    found = []
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{entry}")
+            if "/dev/shm/shmcache." in target:
+                found.append(target)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing() -> Iterator[None]:
+    """No test leaves a descriptor of a segment, a child process or a thread that keeps us alive."""
+    threads = set(threading.enumerate())
+    yield
+    gc.collect()
+    assert _segment_descriptors() == []
+    assert multiprocessing.active_children() == []
+    assert [t for t in threading.enumerate() if t not in threads and not t.daemon] == []
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        session.config.stash[_BEFORE] = _segments()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The run as a whole leaves no segment in /dev/shm (workers run side by side, so one check)."""
+    if hasattr(session.config, "workerinput"):
+        return
+    left = _segments() - session.config.stash[_BEFORE]
+    if left:
+        print(f"\nleft in /dev/shm: {sorted(left)}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+_BEFORE = pytest.StashKey[set[str]]()
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """A name that no other test has; whatever has it at the end is unlinked."""
+    unique = f"test-{uuid.uuid4().hex[:12]}"
+    yield unique
+    with contextlib.suppress(shmcache.ArenaNotFoundError):
+        shmcache.unlink(unique)
+
+
+@pytest.fixture
+def store(name: str) -> Iterator[shmcache.Store]:
+    """A store of 16 MiB, whole at the end of the test."""
+    with shmcache.Store.create(name, capacity="16MiB") as made:
+        yield made
+        assert made.closed or made.check() == []
+
+
+@pytest.fixture
+def fifo(name: str) -> Iterator[shmcache.FIFO]:
+    """A FIFO of 16 MiB, whole at the end of the test."""
+    with shmcache.FIFO.create(name, capacity="16MiB") as made:
+        yield made
+        assert made.closed or made.check() == []
+
+
+@pytest.fixture
+def pod() -> Callable[..., dict[str, object]]:
+    """Makes small objects of the Kubernetes shape."""
+
+    def make(name: str, namespace: str = "default", **fields: object) -> dict[str, object]:
+        return {"metadata": {"name": name, "namespace": namespace}, **fields}
+
+    return make

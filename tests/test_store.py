@@ -1,0 +1,187 @@
+"""Store: the cache of decoded objects, snapshots, syncing, and threads on one handle."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+import shmcache
+from shmcache import MsgspecCodec, RawCodec, Store
+
+
+def test_an_unchanged_entry_is_the_same_object(store: Store, pod: Any) -> None:
+    """An entry is decoded once per version: reads and lists hand out one object until it changes."""
+    store.add(pod("a", n=1))
+    store.add(pod("b"))
+    first = store.get_by_key("default/a")
+    assert store.get_by_key("default/a") is first
+    assert first in store.list()
+    assert any(obj is first for obj in store.list())
+    store.add(pod("b", n=2))
+    assert store.get_by_key("default/a") is first
+    store.add(pod("a", n=1))
+    assert store.get_by_key("default/a") is not first
+    stats = store.stats()
+    assert stats.hits > 0
+    assert stats.misses > 0
+
+
+def test_replace_keeps_what_did_not_change(store: Store, pod: Any) -> None:
+    """An entry that a replace leaves byte for byte is not decoded again."""
+    store.replace([pod("a"), pod("b")], "1")
+    kept = store.get_by_key("default/a")
+    store.replace([pod("a"), pod("b", n=2), pod("c")], "2")
+    assert store.get_by_key("default/a") is kept
+
+
+def test_the_cache_is_bounded(name: str) -> None:
+    """A handle keeps decoded objects of at most `cache` payload bytes, and reads stay right."""
+    with Store.create(name, codec=RawCodec(), capacity="16MiB", cache="100kB") as store:
+        for i in range(100):
+            store.add_raw(f"k{i}", bytes([i]) * 10_000)
+        for _ in range(3):
+            assert sorted(store.list()) == [bytes([i]) * 10_000 for i in range(100)]
+            assert all(store.get_by_key(f"k{i}") == bytes([i]) * 10_000 for i in range(100))
+            assert store.stats().cached_bytes <= 100_000
+        assert sorted(store.list_keys()) == sorted(f"k{i}" for i in range(100))
+
+
+def test_list_follows_the_changes(store: Store) -> None:
+    """After any mix of writes, by any handle, list equals the content; more than a ring of them."""
+    model: dict[str, bytes] = {}
+    with Store.attach(store.name, codec=None) as reader:
+        for round_ in range(40):
+            for i in range(0 if round_ == 7 else 10 ** (round_ % 5)):
+                key = f"k{(i * 7919 + round_) % 3000}"
+                if (i + round_) % 5 == 0:
+                    model.pop(key, None)
+                    store.delete_by_key(key)
+                else:
+                    model[key] = b"\xa3abc" if i % 2 else b"\xa1" + bytes([97 + i % 26])
+                    store.add_raw(key, model[key])
+            assert sorted(reader.list_keys()) == sorted(model)
+            assert sorted(reader.list()) == sorted(v[1:].decode() for v in model.values())
+            assert {k: v for k, v in reader.items()} == {k: v[1:].decode() for k, v in model.items()}
+
+
+def test_snapshots_under_a_writer_are_of_one_instant(store: Store) -> None:
+    """While two entries are changed together (add_many of a pair), every list has them equal."""
+    stop = threading.Event()
+    payload = [f"{i:04}" for i in range(2000)]
+
+    def write() -> None:
+        with Store.attach(store.name, writable=True, key_func=lambda o: o["k"]) as writer:
+            for text in payload:
+                writer.add_many([{"k": "left", "v": text}, {"k": "right", "v": text}])
+        stop.set()
+
+    with Store.attach(store.name) as reader:
+        thread = threading.Thread(target=write)
+        thread.start()
+        lists = 0
+        while not stop.is_set() or lists == 0:
+            values = [obj["v"] for obj in reader.list()]
+            assert len(set(values)) <= 1
+            lists += 1
+        thread.join()
+
+
+def test_sync_is_set_by_the_first_replace(store: Store, pod: Any) -> None:
+    """has_synced is false until the first replace, adds do not set it, every handle sees it."""
+    with Store.attach(store.name) as reader:
+        store.add(pod("a"))
+        assert not reader.has_synced
+        assert reader.wait_for_sync(0) is False
+        waiting = threading.Thread(target=reader.wait_for_sync)
+        waiting.start()
+        store.replace([pod("a")], "7")
+        waiting.join()
+        assert reader.has_synced
+        assert reader.resource_version == "7"
+
+
+def test_wait_for_change_wakes_every_waiter(store: Store, pod: Any) -> None:
+    """All who sleep on a version are woken by the next change."""
+    version = store.version
+    seen: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: seen.append(store.wait_for_change(version)))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    store.add(pod("a"))
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 8
+    assert min(seen) > version
+
+
+def test_read_only_handles_cannot_write(store: Store, pod: Any) -> None:
+    """A handle attached without writable=True reads everything and refuses every write."""
+    store.replace([pod("a")], "1")
+    with Store.attach(store.name) as reader:
+        assert not reader.writable
+        for write in (
+            lambda: reader.add(pod("b")),
+            lambda: reader.update(pod("b")),
+            lambda: reader.delete(pod("a")),
+            lambda: reader.delete_by_key("default/a"),
+            lambda: reader.delete_by_key(""),
+            lambda: reader.replace([]),
+            lambda: reader.add_many([pod("b")]),
+            lambda: reader.add_raw("k", b""),
+        ):
+            with pytest.raises(shmcache.ReadOnlyError, match="writable=True"):
+                write()
+        assert reader.list() == [pod("a")]
+        assert reader.check() == []
+
+
+def test_threads_share_a_handle(store: Store) -> None:
+    """Several threads write and read through one handle, and nothing is lost."""
+    def work(number: int) -> None:
+        for i in range(300):
+            store.add_raw(f"{number}-{i}", b"\xa1x")
+            assert store.get_by_key(f"{number}-{i}") == "x"
+            if i % 50 == 0:
+                store.list()
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store) == len(store.list()) == 1800
+
+
+def test_a_decoder_may_use_the_store(name: str) -> None:
+    """Decoding runs outside every lock, so a codec may read the very store it decodes for."""
+
+    class Following(RawCodec):
+        name = "following"
+
+        def decode_shared(self, data: bytes) -> Any:  # type: ignore[override]
+            link = bytes(data).decode()
+            return [link, *store.get_by_key(link, [])]
+
+    with Store.create(name, codec=Following(), capacity="1MiB") as store:
+        store.add_raw("a", b"b")
+        store.add_raw("b", b"c")
+        assert store.get_by_key("a") == ["b", "c"]
+        assert sorted(store.list()) == [["b", "c"], ["c"]]
+
+
+def test_typed_reads(store: Store, pod: Any) -> None:
+    """A typed codec reads what msgpack wrote, as structs."""
+    msgspec = pytest.importorskip("msgspec")
+    meta = msgspec.defstruct("Meta", [("name", str)], frozen=True)
+    typed = msgspec.defstruct("Pod", [("metadata", meta), ("n", int)], frozen=True)
+    store.add(pod("a", n=1))
+    with Store.attach(store.name, codec=MsgspecCodec(typed)) as reader:
+        assert reader.get_by_key("default/a").metadata.name == "a"
+        store.add(pod("b", n="not a number"))
+        with pytest.raises(shmcache.CodecError):
+            reader.get_by_key("default/b")
