@@ -86,9 +86,9 @@ def make_load(core: Any, pods: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kubeconfig", default="", help="use this cluster")
+    parser.add_argument("--kubeconfig", default="")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--pods", type=int, default=200, help="without a cluster: make so many")
+    parser.add_argument("--pods", type=int, default=200, help="to make without a cluster")
     options = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         server = "" if options.kubeconfig else stack.enter_context(ApiServer()).url
@@ -103,7 +103,8 @@ def main() -> None:
             stack.callback(store.unlink)
             source = list_watch_from_client(core, resource, field_selector=selector)
             stack.enter_context(Reflector(source, None, store))
-            store.wait_for_sync()
+        nodes.wait_for_sync()
+        bound.wait_for_sync()
         for _ in range(options.workers):
             arguments = (server, options.kubeconfig, nodes, bound, pods)
             worker = multiprocessing.get_context("spawn").Process(target=work, args=arguments)

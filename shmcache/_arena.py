@@ -61,8 +61,8 @@ class Opening:
     def create(self, name: str | None, capacity: int, mode: int) -> tuple[_core.Arena, str]:
         """A new arena and its name; takes over what a creator that died left unfinished."""
         _check_size(capacity)
-        if not 0 <= mode <= 0o770 or mode & 0o600 != 0o600:
-            raise ValueError(f"mode {mode:#o} must give the owner 0o600 and others nothing")
+        if mode not in (0o600, 0o660):
+            raise ValueError(f"mode is 0o600, or 0o660 to share with the group, not {mode:#o}")
         given = name
         deadline = time.monotonic() + _CREATION_SECONDS
         while True:

@@ -125,6 +125,9 @@ class LockTimeoutError(ShmCacheError, TimeoutError):
         super().__init__(message)
         self.pid = pid
 
+    def __reduce__(self) -> object:
+        return LockTimeoutError, (str(self), self.pid)
+
 
 _QueueShutDown: type[Exception] = getattr(queue, "ShutDown", Exception)
 
@@ -148,6 +151,17 @@ class ApiError(ShmCacheError):
         self.status = status
         self.message = message
         self.retry_after = retry_after
+
+    def __reduce__(self) -> object:  # or pickling would call the class with str(self) alone
+        return _api_error, (type(self), self.status, self.message, self.retry_after)
+
+
+def _api_error(
+    cls: type[ApiError], status: int, message: str, retry_after: float | None
+) -> ApiError:
+    error = cls.__new__(cls)
+    ApiError.__init__(error, status, message, retry_after=retry_after)
+    return error
 
 
 class ExpiredError(ApiError):

@@ -80,11 +80,12 @@ def store(name: str) -> Iterator[shmcache.Store]:
 
 
 @pytest.fixture
-def fifo(name: str) -> Iterator[shmcache.FIFO]:
+def fifo() -> Iterator[shmcache.FIFO]:
     """A FIFO of 16 MiB, whole at the end of the test."""
-    with shmcache.FIFO.create(name, capacity="16MiB") as made:
+    with shmcache.FIFO.create(capacity="16MiB") as made:
         yield made
         assert made.closed or made.check() == []
+        made.unlink()
 
 
 @pytest.fixture

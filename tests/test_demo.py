@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 
 from shmcache import Store, list_arenas, unlink
 from shmcache.cli import main
+from shmcache.demo._display import Progress, open_display
 from shmcache.demo._messages import Message
 from shmcache.demo._report import Ledger, deep_size
 from shmcache.demo._workload import Resources, make_nodes, make_pod, requested
@@ -276,6 +278,52 @@ def test_ledger_counts_a_pod_that_two_workers_had(kinds: list[str], duplicated: 
     for number, kind in enumerate(kinds):
         ledger.record(Message(kind, "ns/a"), number % 2)
     assert ledger.duplicated() == duplicated
+
+
+def test_requeueing_is_no_progress() -> None:
+    """Pods that only go round do not keep the supervisor waiting for ever."""
+    ledger = Ledger(pods=1, workers=1)
+    ledger.record(Message("bound", "ns/a"), 0)
+    events = ledger.events
+    ledger.record(Message("requeued", "ns/b"), 0)
+    assert ledger.events == events > 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+PROGRESS = Progress(pods=10, created=9, queued=2, bound=7, per_worker=(4, 3))
+
+
+def show(stream: io.StringIO) -> str:
+    display = open_display(stream)
+    display.note("hello [red]")
+    display.update(PROGRESS)
+    display.close()
+    return stream.getvalue()
+
+
+def test_display_is_plain_lines_without_a_terminal() -> None:
+    """Into a file or a pipe go lines without control characters."""
+    assert show(io.StringIO()) == (
+        "hello [red]\ncreated 9/10  queued 2  bound 7  by worker [4, 3]\n"
+    )
+
+
+def test_display_is_live_on_a_terminal() -> None:
+    """On a terminal with rich, the bars are drawn in place."""
+    pytest.importorskip("rich")
+    shown = show(Terminal())
+    assert "hello [red]" in shown
+    assert "worker 1" in shown
+
+
+def test_display_is_plain_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich is optional: without it a terminal gets the plain lines."""
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert "bound 7" in show(Terminal())
 
 
 def test_report_is_bad_when_a_pod_is_lost() -> None:

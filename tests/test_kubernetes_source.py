@@ -86,6 +86,14 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections() -> Iterator[None]:
+    """The client's thousands of model classes are left out of the collections of each test."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
     """A scripted server; afterwards no thread and no descriptor is left."""
@@ -478,6 +486,11 @@ def test_server_that_does_not_answer(
         server.pods(silence).watch(WatchOptions())
 
 
+def is_free(watch: Any) -> bool:
+    """Whether the watch holds no connection any more."""
+    return watch._socket.fileno() == -1 and watch._response.connection is None
+
+
 # -- close ------------------------------------------------------------------------------------
 
 
@@ -500,6 +513,7 @@ def test_close_ends_a_blocked_read(server: ScriptedServer) -> None:
     reader.join(DEADLINE)
     assert not reader.is_alive()
     assert received == EVENTS
+    assert is_free(watch)
     watch.close()
 
 
@@ -507,6 +521,7 @@ def test_close_before_the_first_event(server: ScriptedServer) -> None:
     """A watch that is closed unread gives nothing and holds nothing."""
     watch: Any = server.pods(stream(LINES, end=silence)).watch(WatchOptions())
     watch.close()
+    assert is_free(watch)
     assert list(watch) == []
 
 
@@ -523,6 +538,7 @@ def test_close_after_the_end(server: ScriptedServer) -> None:
     source = server.pods(stream(LINES), answer(EMPTY))
     watch: Any = source.watch(WatchOptions())
     assert list(watch) == EVENTS
+    assert is_free(watch)
     watch.close()
     source.list(ListOptions())
 
@@ -538,3 +554,4 @@ def test_many_closes_race_with_the_reader(server: ScriptedServer) -> None:
         for thread in threads:
             thread.join(DEADLINE)
             assert not thread.is_alive()
+        assert is_free(watch)

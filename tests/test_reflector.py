@@ -201,7 +201,12 @@ def test_watch_timeout_is_random_within_its_range(share: float, seconds: int) ->
     """Each watch asks for whole seconds somewhere between the two bounds."""
     source = Script([EMPTY], [[]])
     reflector = Reflector(
-        source, None, RecordingStore(), watch_timeout=(1800, 3600), _random=lambda: share
+        source,
+        None,
+        RecordingStore(),
+        watch_timeout=(1800, 3600),
+        _clock=source.clock,
+        _random=lambda: share,
     )
     source.stop = reflector.stop
     reflector.run()
@@ -259,6 +264,13 @@ def test_server_that_paged_the_first_list_is_asked_in_pages_later() -> None:
     lists: list[Any] = [ListResult([], "10", "one"), ListResult([], "10"), ListResult([], "20")]
     run = Run(lists, [ExpiredError(), []])
     assert run.source.listed[-1] == ListOptions("10", 500)
+
+
+def test_pages_of_a_list_at_the_most_recent_version_do_not_count() -> None:
+    """A list at "" comes in pages from any server, so later lists are still asked whole."""
+    lists = [EMPTY, ExpiredError(), ListResult([], "20", "one"), ListResult([], "20"), EMPTY]
+    run = Run(lists, [ExpiredError(), ExpiredError(), []])
+    assert run.source.listed[-1] == ListOptions("20", 0)
 
 
 @pytest.mark.parametrize(
@@ -377,6 +389,13 @@ def test_versions_are_opaque() -> None:
     """The next watch starts at the last event's version, also when that is a smaller number."""
     run = Run([EMPTY], [[Event("ADDED", pod("a", 55)), Event("ADDED", pod("b", 32))]])
     assert run.reflector.last_sync_resource_version == "32"
+
+
+def test_event_without_a_version_is_applied_and_does_not_advance() -> None:
+    """A source need not give every object a version; the last one known stays."""
+    run = Run([EMPTY], [[Event("ADDED", {"metadata": {"name": "a", "namespace": "ns"}})]])
+    assert run.store.names == ["a"]
+    assert run.reflector.last_sync_resource_version == "10"
 
 
 def test_bookmarks_only_advance_the_version() -> None:
@@ -855,6 +874,27 @@ def test_resync_goes_on_through_a_blocked_watch_and_errors() -> None:
     with Reflector(Silent(), None, store, resync_period=0.001) as reflector:
         assert store.third.wait(DEADLINE)
     assert reflector.stats().last_error == "RuntimeError: first resync fails"
+
+
+def test_resync_waits_for_the_first_list() -> None:
+    """A store that was never filled is not resynced, however long the first list takes."""
+    resynced, listing = threading.Event(), threading.Event()
+
+    class Store(RecordingStore):
+        def resync(self) -> None:
+            resynced.set()
+
+    def list_func(options: ListOptions) -> ListResult[Any]:
+        assert not resynced.wait(0.05)  # far more than the period
+        listing.set()
+        return EMPTY
+
+    silent = Silent()
+    source = ListWatch(list_func, silent.watch)
+    with Reflector(source, None, Store(), resync_period=0.001) as reflector:
+        assert resynced.wait(DEADLINE)
+        assert listing.is_set()
+    assert reflector.stats().errors == 0
 
 
 def test_resync_needs_a_store_that_can() -> None:

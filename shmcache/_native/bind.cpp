@@ -15,8 +15,8 @@
 #include <nanobind/stl/vector.h>
 
 #include <cmath>
-#include <mutex>
 #include <optional>
+#include <utility>
 
 #include "arena.hpp"
 #include "futex.hpp"
@@ -51,7 +51,9 @@ nb::dict describe(const Finding& finding) {
   d["errno"] = finding.error;
   d["kind"] = finding.kind == Kind::kFifo ? "FIFO" : "Store";
   d["layout"] = finding.layout;
-  d["codec"] = nb::str(finding.codec);
+  // Latin-1, because a damaged header may hold any bytes.
+  d["codec"] = nb::steal(PyUnicode_DecodeLatin1(
+      finding.codec, static_cast<Py_ssize_t>(std::string_view(finding.codec).size()), nullptr));
   d["wanted"] = finding.wanted;
   d["available"] = finding.available;
   d["uid"] = finding.uid;
@@ -584,35 +586,33 @@ class Handle {
       }
       std::vector<Live> live;
       std::unordered_map<uint32_t, Item> copies;
-      check(refresh(tries > 0, what != What::kKeys, have, live, copies));
+      // Taken, not locked: the GIL is let go meanwhile, and a thread that lists at the same time,
+      // or a child that is forked, finds an empty view and looks at everything.
+      View view = std::exchange(view_, View{});
+      if (tries > 0) view = View{};
+      check(refresh(view, what != What::kKeys, have, live, copies));
+      view_ = std::move(view);
       nb::object result = build(what, live, copies);
       if (result.is_valid()) return nb::cast<nb::list>(result);
     }
   }
 
-  Status refresh(bool from_scratch, bool with_values, const std::vector<uint64_t>& have,
+  Status refresh(View& view, bool with_values, const std::vector<uint64_t>& have,
                  std::vector<Live>& live, std::unordered_map<uint32_t, Item>& copies) {
     auto want = [&](RecordNo record, uint64_t state) {
       return raw(record) >= have.size() || have[raw(record)] != state;
     };
     const uint64_t deadline = deadline_after(lock_timeout_);
-    return blocking([&] {
-      std::lock_guard guard(view_mutex_);  // leaf: no Python is run while it is held
-      if (from_scratch) view_ = View{};
-      if (!arena_->current(view_)) {
-        const Status s = arena_->refresh(view_, want, with_values, deadline, copies);
-        if (s != Status::kOk) {
-          view_ = View{};
-          return s;
-        }
-      }
-      live.clear();
-      live.reserve(view_.live);
-      for (uint32_t i = 0; i < view_.states.size(); ++i) {
-        if (view_.states[i] != 0) live.push_back({i, view_.states[i]});
-      }
-      return Status::kOk;
-    });
+    if (!arena_->current(view)) {
+      const Status s = blocking(
+          [&] { return arena_->refresh(view, want, with_values, deadline, copies); });
+      if (s != Status::kOk) return s;
+    }
+    live.reserve(view.live);
+    for (uint32_t i = 0; i < view.states.size(); ++i) {
+      if (view.states[i] != 0) live.push_back({i, view.states[i]});
+    }
+    return Status::kOk;
   }
 
   // Null if an object is neither in the cache nor copied.
@@ -661,7 +661,6 @@ class Handle {
   uint64_t cached_bytes_ = 0;
   size_t clock_hand_ = 0;
   uint64_t hits_ = 0, misses_ = 0;
-  std::mutex view_mutex_;
   View view_;
 };
 

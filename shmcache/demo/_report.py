@@ -103,7 +103,7 @@ class Ledger:
     started_ns: int = 0
     finished_ns: int = 0
     events: int = 0
-    """Messages so far: progress, for whoever looks for the lack of it."""
+    """Messages so far that mean progress, for whoever looks for the lack of it."""
     relists: int = 0
     """How often the queue was filled from a new list, which may name what is being bound."""
     pops: Counter[str] = field(default_factory=Counter)
@@ -114,7 +114,7 @@ class Ledger:
 
     def record(self, message: Message, worker: int) -> None:
         """Count one message; ``worker`` is the number of the worker that sent it."""
-        self.events += 1
+        self.events += message.kind != "requeued"
         match message.kind:
             case "started":
                 self.started_ns = self.started_ns or message.at_ns

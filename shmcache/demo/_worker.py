@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from shmcache import FIFO, ApiError, ShutDown, Store, meta_namespace_key_func
+from shmcache import FIFO, ApiError, Store, meta_namespace_key_func
 from shmcache.demo._api import Api, Endpoint
 from shmcache.demo._messages import Message, Sender
 from shmcache.demo._mirror import Arenas
@@ -122,7 +122,7 @@ def _allocatable(node: Mapping[str, Any]) -> Resources:
 
 
 def work(endpoint: Endpoint, arenas: Arenas, sender: Sender) -> None:
-    """Bind pods until the queue is shut down or the supervisor is gone: a worker's main."""
+    """Bind pods until the supervisor ends this process, or is gone: a worker's main."""
     supervisor = multiprocessing.parent_process()
     assert supervisor is not None
     api = endpoint.connect()
@@ -136,8 +136,6 @@ def work(endpoint: Endpoint, arenas: Arenas, sender: Sender) -> None:
         while supervisor.is_alive():
             try:
                 pod = pods.pop(timeout=_POP_SECONDS)
-            except ShutDown:
-                return
             except queue.Empty:
                 continue
             kind = _schedule(api, room, pod)

@@ -96,7 +96,7 @@ def run_demo(options: DemoOptions, display: Display) -> Report:
         display.note(f"run {run}")
         supervisor.start("mirror", mirror, endpoint, namespace, run, arenas)
         supervisor.wait_until(
-            lambda: all(store.has_synced for store in (nodes, bound, queue)),
+            lambda: nodes.has_synced and bound.has_synced,
             "the mirror has not listed the cluster",
         )
         for number in range(options.workers):
@@ -215,7 +215,7 @@ class _Supervisor:
         added = [pod for pod in unbound if self._queue.add_if_not_present(pod)]
         if added:
             self.ledger.note_put_back(added)
-            self._display.note(f"put back {len(added)} pods that a dead process had taken")
+            self._display.note(f"put back {len(added)} pods that nobody works on")
         return not unbound and len(pods) == self.ledger.pods
 
     def _listen(self) -> None:
@@ -270,8 +270,7 @@ class _Supervisor:
         )
 
     def stop(self) -> None:
-        """End every process."""
-        self._queue.shutdown(immediate=True)
+        """End every process; the arenas need no farewell."""
         for child in self._children:
             child.process.terminate()
         for child in self._children:

@@ -138,8 +138,6 @@ class _Source:
             query["timeoutSeconds"] = str(options.timeout_seconds)
             silence = options.timeout_seconds + _WATCH_GRACE
         response = self._connection.get_stream(self._path, query, silence)
-        if response.closed:  # 200 without a body: there is no socket left to read or to shut
-            return ()
         return _WatchStream(response)
 
 
@@ -198,8 +196,7 @@ class _Connection:
             f"{self._configuration.host}{path}?{urlencode(query)}",
             headers=headers,
             preload_content=False,
-            retries=False,
-            redirect=False,  # the headers hold a credential
+            retries=False,  # nor redirects: the headers hold a credential
             timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT, read=read_timeout),
         )
         if 200 <= response.status < 300:
@@ -258,17 +255,13 @@ class _WatchStream:
                 if self._closed:
                     raise StopIteration
                 try:
-                    event = next(self._events)
+                    return next(self._events)
                 except BaseException:
                     self._closed = True
                     raise
-                if self._closed:
-                    raise StopIteration
-                return event
         finally:
-            # After the lock was given up: whoever of reader and closer comes second sees that.
-            if self._closed:
-                self._free()
+            # After the lock was given up, so that a closer that found it taken can rely on us.
+            self._free_if_closed()
 
     def close(self) -> None:
         """End the watch; the iterator ends, even if it is blocked in a read. Idempotent."""
@@ -277,13 +270,17 @@ class _WatchStream:
         self._closed = True
         with contextlib.suppress(OSError):  # the peer may have been first
             self._socket.shutdown(socket.SHUT_RDWR)
-        if self._reading.acquire(blocking=False):
-            self._reading.release()
-            self._free()
+        self._free_if_closed()
 
-    def _free(self) -> None:
-        self._socket.close()
-        self._response.close()
+    def _free_if_closed(self) -> None:
+        # Who finds the lock taken leaves it to its holder, who comes here after giving it up.
+        if self._closed and self._reading.acquire(blocking=False):
+            try:
+                self._socket.close()
+                self._response.close()
+                self._response.release_conn()  # the pool counts it, and opens it again on use
+            finally:
+                self._reading.release()
 
     def _read_events(self) -> Iterator[Event[Any]]:
         import msgspec

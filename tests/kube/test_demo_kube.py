@@ -18,6 +18,7 @@ kubernetes = pytest.importorskip("kubernetes", reason="needs the extra shmcache[
 pytest.importorskip("msgspec", reason="needs the extra shmcache[kubernetes]")
 
 DEADLINE = 180.0
+DEMO = (sys.executable, "-m", "shmcache.cli", "demo", "--json", "--nodes=4")
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "scheduler.py"
 
 
@@ -50,6 +51,16 @@ def core(cluster: Any) -> Iterator[Any]:
         yield kubernetes.client.CoreV1Api(client)
 
 
+def demo(kubeconfig: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*DEMO, f"--kubeconfig={kubeconfig}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+
 def names(listing: Any) -> set[str]:
     return {item.metadata.name for item in listing.items}
 
@@ -65,14 +76,7 @@ def test_demo_schedules_on_a_real_server(core: Any, kubeconfig: str) -> None:
     core.create_namespaced_pod(namespace, pod)
     core.create_node({"metadata": {"name": "foreign-node"}})
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "shmcache.cli", "demo", "--json", "--kubeconfig", kubeconfig]
-            + ["--namespace", namespace, "--pods", "40", "--nodes", "4", "--workers", "2"],
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
+        done = demo(kubeconfig, "--namespace", namespace, "--pods", "40", "--workers", "2")
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
         assert report["pods"] == report["scheduled"] == 40
@@ -89,14 +93,7 @@ def test_demo_schedules_on_a_real_server(core: Any, kubeconfig: str) -> None:
 
 def test_demo_removes_the_namespace_that_it_made(core: Any, kubeconfig: str) -> None:
     """Without --namespace the run has its own, which is deleted at the end."""
-    done = subprocess.run(
-        [sys.executable, "-m", "shmcache.cli", "demo", "--json", "--kubeconfig", kubeconfig]
-        + ["--pods", "5", "--nodes", "2", "--workers", "1"],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    done = demo(kubeconfig, "--pods", "5", "--workers", "1")
     assert done.returncode == 0, done.stderr
     # Nothing finishes the deletion here, for that takes a controller.
     phases = {
@@ -133,7 +130,8 @@ def test_example_schedules_only_its_pods(core: Any, kubeconfig: str) -> None:
             assert core.read_namespaced_pod("mine", namespace).spec.node_name == "example-node"
             assert core.read_namespaced_pod("foreign", namespace).spec.node_name is None
         finally:
-            process.kill()
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=DEADLINE)
             core.delete_node("example-node")
             for name in ("mine", "foreign"):
                 core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)

@@ -1,0 +1,87 @@
+"""The facade: sorted, complete, and no room imports what it must not."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+import shmcache
+
+PACKAGE = Path(shmcache.__file__).parent
+BASE = {"_errors", "_types", "_frozen", "_backoff", "_objects", "keys"}
+# Which modules of shmcache a room may import: the one natural way through the house.
+MAY_IMPORT = {
+    "_errors": set(),
+    "_types": set(),
+    "_frozen": set(),
+    "_objects": {"_errors"},
+    "_backoff": set(),
+    "keys": {"_errors"},
+    "_ports": {"_types"},
+    "_status": {"_errors", "_core"},
+    "selectors": {"_errors"},
+    "codecs": {"_frozen", "_errors", "codecs"},
+    "listwatch": {"_ports", "_types", "_errors"},
+    "_arena": {"_core", "_errors", "_status", "_types"},
+    "sources": {"_errors", "_types", "_ports", "listwatch", "sources", "selectors"},
+    "reflector": {"_backoff", "_errors", "_objects", "_ports", "_types", "listwatch"},
+    "store": {"_arena", "_errors", "_ports", "_types", "codecs", "keys"},
+    "fifo": {"_errors", "_ports", "keys", "store"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """First-level modules of shmcache that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "shmcache":
+                found |= {f"shmcache.{alias.name}" for alias in node.names}
+            else:
+                found.add(node.module)
+    return {name.split(".")[1] for name in found if name.startswith("shmcache.")}
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_rooms_import_only_what_they_may(room: str) -> None:
+    """A source never sees a store, the reflector never sees bytes, and so on."""
+    path = PACKAGE / f"{room}.py"
+    files = [path] if path.exists() else sorted((PACKAGE / room).glob("*.py"))
+    assert files
+    for file in files:
+        assert imports_of(file) <= MAY_IMPORT[room], file
+
+
+def test_all_is_sorted_and_complete() -> None:
+    """__all__ is sorted as ruff sorts it, and every name of it exists."""
+    names = shmcache.__all__
+    assert len(set(names)) == len(names)
+    constants = [n for n in names if n.isupper()]
+    classes = [n for n in names if n[0].isupper() and not n.isupper()]
+    functions = [n for n in names if n[0].islower()]
+    assert names == sorted(constants) + sorted(classes) + sorted(functions)
+    for name in names:
+        assert hasattr(shmcache, name)
+
+
+def test_importing_stays_light() -> None:
+    """import shmcache loads none of the optional libraries."""
+    import subprocess
+    import sys
+
+    code = "import sys, shmcache; print([m for m in ('kubernetes', 'msgspec', 'rich') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_module_has_all() -> None:
+    """Each private module says what it gives."""
+    for path in sorted(PACKAGE.glob("*.py")):
+        if path.name != "__init__.py":
+            module = importlib.import_module(f"shmcache.{path.stem}")
+            assert hasattr(module, "__all__"), path.name
