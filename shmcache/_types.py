@@ -113,4 +113,3 @@ class ArenaInfo:
     """Whether any living process is attached, as the kernel tells it."""
     owner_uid: int
     mode: int
-

@@ -357,9 +357,7 @@ class Store(Mapping[str, Any]):
                 f"the key function failed on an object of type {type(obj).__name__}: {cause!r}", obj
             ) from cause
         if not isinstance(key, str):
-            raise KeyFuncError(
-                f"the key function must return a str, not {type(key).__name__}", obj
-            )
+            raise KeyFuncError(f"the key function must return a str, not {type(key).__name__}", obj)
         return key
 
     def _encode(self, obj: Any) -> bytes:

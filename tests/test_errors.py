@@ -42,8 +42,9 @@ def test_errors_derive_from_what_the_tree_says() -> None:
         line = next(line for line in doc.splitlines() if line.strip(" │├└─").startswith(name))
         for base in ("ValueError", "MemoryError", "FileExistsError", "FileNotFoundError",
                      "PermissionError", "KeyError", "TimeoutError"):  # fmt: skip
-            assert (f"({base})" in line) == issubclass(cls, getattr(__builtins__, base, None) or
-                                                       __builtins__[base])
+            assert (f"({base})" in line) == issubclass(
+                cls, getattr(__builtins__, base, None) or __builtins__[base]
+            )
 
 
 def test_api_errors_carry_what_the_server_said() -> None:

@@ -48,12 +48,16 @@ def test_a_missing_name(name: str) -> None:
         lambda: FIFO.attach(name),
         lambda: shmcache.unlink(name),
     ):
-        with pytest.raises(shmcache.ArenaNotFoundError, match=f"/dev/shm/shmcache.{name}") as caught:
+        with pytest.raises(
+            shmcache.ArenaNotFoundError, match=f"/dev/shm/shmcache.{name}"
+        ) as caught:
             call()
         assert isinstance(caught.value, FileNotFoundError)
 
 
-@pytest.mark.parametrize("bad", ["", "a/b", "/a", ".hidden", "-dash", "ä", "x" * 201, "a b", "a\0b"])
+@pytest.mark.parametrize(
+    "bad", ["", "a/b", "/a", ".hidden", "-dash", "ä", "x" * 201, "a b", "a\0b"]
+)
 def test_impossible_names(bad: str) -> None:
     """A name that no arena can have is refused before anything is touched, everywhere."""
     for call in (Store.create, Store.attach, Store.open, FIFO.create, shmcache.unlink):

@@ -12,7 +12,7 @@ from shmcache import MsgspecCodec, RawCodec, Store
 
 
 def test_an_unchanged_entry_is_the_same_object(store: Store, pod: Any) -> None:
-    """An entry is decoded once per version: reads and lists hand out one object until it changes."""
+    """An entry is decoded once per version: all reads hand out one object until it changes."""
     store.add(pod("a", n=1))
     store.add(pod("b"))
     first = store.get_by_key("default/a")
@@ -63,7 +63,7 @@ def test_list_follows_the_changes(store: Store) -> None:
                     store.add_raw(key, model[key])
             assert sorted(reader.list_keys()) == sorted(model)
             assert sorted(reader.list()) == sorted(v[1:].decode() for v in model.values())
-            assert {k: v for k, v in reader.items()} == {k: v[1:].decode() for k, v in model.items()}
+            assert dict(reader.items()) == {k: v[1:].decode() for k, v in model.items()}
 
 
 def test_snapshots_under_a_writer_are_of_one_instant(store: Store) -> None:
@@ -142,6 +142,7 @@ def test_read_only_handles_cannot_write(store: Store, pod: Any) -> None:
 
 def test_threads_share_a_handle(store: Store) -> None:
     """Several threads write and read through one handle, and nothing is lost."""
+
     def work(number: int) -> None:
         for i in range(300):
             store.add_raw(f"{number}-{i}", b"\xa1x")

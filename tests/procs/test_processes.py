@@ -65,7 +65,9 @@ def test_each_item_goes_to_exactly_one_consumer(fifo: FIFO, method: str, consume
     """1, 2 and 8 consumer processes: every item once, each consumer's in queue order."""
     context = multiprocessing.get_context(method)
     results = context.SimpleQueue()
-    processes = [context.Process(target=consume, args=(fifo.name, results)) for _ in range(consumers)]
+    processes = [
+        context.Process(target=consume, args=(fifo.name, results)) for _ in range(consumers)
+    ]
     for process in processes:
         process.start()
     items = [f"item-{i:05}" for i in range(2000)]
@@ -230,7 +232,9 @@ def test_killed_idle_consumers_hinder_nobody(fifo: FIFO) -> None:
     context = multiprocessing.get_context("fork")
     for round_ in range(5):
         ready = [context.Event() for _ in range(4)]
-        sleepers = [context.Process(target=sleep_in_pop, args=(fifo.name, event)) for event in ready]
+        sleepers = [
+            context.Process(target=sleep_in_pop, args=(fifo.name, event)) for event in ready
+        ]
         for sleeper in sleepers:
             sleeper.start()
         for event in ready:

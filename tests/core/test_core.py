@@ -1,0 +1,62 @@
+"""The C++ harness of the core, built with sanitizers: each of its cases is run here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = Path(sys.executable).parent
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name, path=f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}")
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+
+
+@pytest.mark.xdist_group("core")
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+def test_the_core_by_itself(sanitizers: str, tmp_path: Path) -> None:
+    """Every case of the C++ harness passes under ASan with UBSan, and the threads' under TSan."""
+    compiler = os.environ.get("CXX", "c++")
+    probe = run(
+        compiler, f"-fsanitize={sanitizers}", "-x", "c++", "-o", str(tmp_path / "probe"),
+        str(ROOT / "tests/core/probe.cc"),
+    )  # fmt: skip
+    if probe.returncode != 0:
+        pytest.skip(f"{compiler} cannot link with -fsanitize={sanitizers}: {probe.stderr[-300:]}")
+    # Kept between runs, so that a second one compiles only what has changed.
+    build = ROOT / "build" / f"core-{sanitizers.replace(',', '-')}"
+    for command in (
+        (
+            tool("cmake"), "-S", str(ROOT / "shmcache/_native"), "-B", str(build), "-G", "Ninja",
+            f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", "-DSHMCACHE_CORE_TESTS=ON",
+            f"-DSHMCACHE_SANITIZE={sanitizers}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
+        ),
+        (tool("ninja"), "-C", str(build)),
+    ):  # fmt: skip
+        done = run(*command)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    program = str(build / "core_tests")
+    cases = [line.split("\t")[0] for line in run(program, "--list").stdout.splitlines()]
+    assert len(cases) > 10
+    if sanitizers == "thread":
+        # Children that a TSan process forks are out of its sight; the others are about threads.
+        cases = [
+            "readers_never_miss_or_tear", "replace_is_one_instant", "one_delivery",
+            "store_like_a_map", "fifo_like_a_deque",
+        ]  # fmt: skip
+    done = run(program, *cases)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(cases)} passed, 0 failed" in done.stdout
