@@ -15,6 +15,7 @@ if sys.platform != "linux":
     )
 
 from shmcache._arena import list_arenas, unlink
+from shmcache._backoff import Backoff
 from shmcache._errors import (
     ApiError,
     ArenaExistsError,
@@ -31,6 +32,7 @@ from shmcache._errors import (
     KeyFuncError,
     LockTimeoutError,
     ReadOnlyError,
+    SelectorError,
     ShmCacheError,
     ShutDown,
 )
@@ -45,7 +47,8 @@ from shmcache.keys import (
     split_meta_namespace_key,
 )
 from shmcache.listwatch import ListWatch
-from shmcache.reflector import Reflector
+from shmcache.reflector import Reflector, ReflectorStats
+from shmcache.selectors import FieldSelector, LabelSelector, Selector
 from shmcache.sources.kubernetes import list_watch_from_client
 from shmcache.store import Store
 
@@ -58,6 +61,7 @@ __all__ = [
     "ArenaInfo",
     "ArenaNotFoundError",
     "ArenaPermissionError",
+    "Backoff",
     "CapacityError",
     "ClosedError",
     "Codec",
@@ -65,11 +69,13 @@ __all__ = [
     "CorruptArenaError",
     "Event",
     "ExpiredError",
+    "FieldSelector",
     "IncompatibleArenaError",
     "IndexNotFoundError",
     "InvalidNameError",
     "KeyFunc",
     "KeyFuncError",
+    "LabelSelector",
     "ListFunc",
     "ListOptions",
     "ListResult",
@@ -81,7 +87,10 @@ __all__ = [
     "RawCodec",
     "ReadOnlyError",
     "Reflector",
+    "ReflectorStats",
     "ReflectorStore",
+    "Selector",
+    "SelectorError",
     "ShmCacheError",
     "ShutDown",
     "Stats",

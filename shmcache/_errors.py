@@ -14,6 +14,7 @@
     ├── ClosedError                                use after close()
     ├── IndexNotFoundError    (KeyError)           no index of that name
     ├── LockTimeoutError      (TimeoutError)       a living process holds the lock too long
+    ├── SelectorError         (ValueError)         a label or field selector that cannot be parsed
     ├── ShutDown              (queue.ShutDown)*    pop after shutdown() on an empty FIFO
     └── ApiError                                   the watched server answered with an error
         └── ExpiredError                           410: the resource version is gone, list again
@@ -26,6 +27,8 @@ May import: nothing of shmcache.
 from __future__ import annotations
 
 import queue
+import re
+from typing import Any
 
 __all__ = [
     "ApiError",
@@ -43,6 +46,7 @@ __all__ = [
     "KeyFuncError",
     "LockTimeoutError",
     "ReadOnlyError",
+    "SelectorError",
     "ShmCacheError",
     "ShutDown",
 ]
@@ -125,8 +129,25 @@ class LockTimeoutError(ShmCacheError, TimeoutError):
         super().__init__(message)
         self.pid = pid
 
-    def __reduce__(self) -> object:
-        return LockTimeoutError, (str(self), self.pid)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _plain_error, (type(self), str(self), vars(self))
+
+
+class SelectorError(ShmCacheError, ValueError):
+    """A selector that cannot be parsed. The message shows the text with a caret at the place.
+
+    ``text`` is the selector and ``position`` the index in it at which parsing failed.
+    """
+
+    def __init__(self, message: str, text: str, position: int) -> None:
+        # A caret only lines up under text that is one line wide as printed.
+        shown = re.sub(r"\s", " ", text)
+        super().__init__(f"{message}\n    {shown}\n    {' ' * position}^")
+        self.text = text
+        self.position = position
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _plain_error, (type(self), str(self), vars(self))
 
 
 _QueueShutDown: type[Exception] = getattr(queue, "ShutDown", Exception)
@@ -152,16 +173,8 @@ class ApiError(ShmCacheError):
         self.message = message
         self.retry_after = retry_after
 
-    def __reduce__(self) -> object:  # or pickling would call the class with str(self) alone
-        return _api_error, (type(self), self.status, self.message, self.retry_after)
-
-
-def _api_error(
-    cls: type[ApiError], status: int, message: str, retry_after: float | None
-) -> ApiError:
-    error = cls.__new__(cls)
-    ApiError.__init__(error, status, message, retry_after=retry_after)
-    return error
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _plain_error, (type(self), str(self), vars(self))
 
 
 class ExpiredError(ApiError):
@@ -171,3 +184,12 @@ class ExpiredError(ApiError):
         self, message: str = "the resource version is too old", *, retry_after: float | None = None
     ) -> None:
         super().__init__(410, message, retry_after=retry_after)
+
+
+def _plain_error(cls: type[Exception], text: str, fields: dict[str, Any]) -> Exception:
+    """An error as it was, without calling its constructor: how those with other arguments than
+    their text come out of a pickle (a worker's error on its way to the parent)."""
+    error = cls.__new__(cls)
+    Exception.__init__(error, text)
+    vars(error).update(fields)
+    return error

@@ -75,8 +75,8 @@ class Stats:
     capacity_bytes: int
     committed_bytes: int
     used_bytes: int
-    """Key and payload bytes of the entries with their headers; committed − used is overhead
-    and free memory that is used again."""
+    """Key and payload bytes of the entries with their headers. The rest of the committed bytes
+    is overhead, and free memory that is used again."""
     free_blocks: int
     """Separate free pieces in the heap: high against ``entries`` means fragmentation."""
     largest_free_bytes: int

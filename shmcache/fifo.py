@@ -6,15 +6,16 @@ May import: ``store`` and what it may import.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import math
 import queue
 import time
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from shmcache._errors import CodecError
 from shmcache._ports import Codec, KeyFunc
 from shmcache.keys import meta_namespace_key_func
-from shmcache.store import Self, Store, _checked
+from shmcache.store import Store, _checked
 
 __all__ = ["FIFO"]
 
@@ -33,6 +34,10 @@ class FIFO(Store):
     Delivery is at most once: an item leaves the queue before it is returned, so a consumer that
     fails must add it back (:meth:`add_if_not_present`, which never replaces a newer version).
 
+    ``has_synced`` and ``wait_for_sync`` are true once the items of the first :meth:`replace` have
+    been popped or deleted (client-go's ``HasSynced``): wait for it where items are consumed, not
+    before there is a consumer.
+
     Solves: workers process the latest state of each object, once, in order. Not for histories of
     changes, and not for byte streams.
 
@@ -48,7 +53,7 @@ class FIFO(Store):
 
     @classmethod
     def attach(
-        cls: type[Self],
+        cls,
         name: str,
         *,
         writable: bool = True,
@@ -86,7 +91,7 @@ class FIFO(Store):
         """
         return self._decode(*self._core.pop(_checked(timeout)))
 
-    def pop_many(self, max_items: int, timeout: float | None = None) -> list[Any]:
+    def pop_many(self, max_items: int, timeout: float | None = None) -> builtins.list[Any]:
         """Remove and return the oldest items, 1 to ``max_items``, in order; wait as :meth:`pop`."""
         if max_items < 1:
             raise ValueError(f"max_items must be at least 1, and it is {max_items}")

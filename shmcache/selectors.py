@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn, Protocol, TypeAlias, runtime_checkable
 
-from shmcache._errors import ShmCacheError
+from shmcache._errors import SelectorError
 
 __all__ = [
     "FieldSelector",
@@ -23,23 +23,8 @@ __all__ = [
     "LabelRequirement",
     "LabelSelector",
     "Selector",
-    "SelectorError",
     "SelectorLike",
 ]
-
-
-class SelectorError(ShmCacheError, ValueError):
-    """A selector that cannot be parsed. The message shows the text with a caret at the place.
-
-    ``text`` is the selector and ``position`` the index in it at which parsing failed.
-    """
-
-    def __init__(self, message: str, text: str, position: int) -> None:
-        # A caret only lines up under text that is one line wide as printed.
-        shown = re.sub(r"\s", " ", text)
-        super().__init__(f"{message}\n    {shown}\n    {' ' * position}^")
-        self.text = text
-        self.position = position
 
 
 @runtime_checkable

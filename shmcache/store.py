@@ -8,12 +8,14 @@ keys, codecs and the shapes that Python expects. May import: ``_arena``, ``_core
 
 from __future__ import annotations
 
+import builtins
 import math
 import time
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 from shmcache import _arena
+from shmcache._core import Arena
 from shmcache._errors import CodecError, KeyFuncError
 from shmcache._ports import Codec, KeyFunc
 from shmcache._types import Stats
@@ -21,8 +23,6 @@ from shmcache.codecs.msgpack import MsgpackCodec
 from shmcache.keys import meta_namespace_key_func
 
 __all__ = ["Store"]
-
-Self = TypeVar("Self", bound="Store")
 
 _FOREVER = math.inf
 
@@ -51,6 +51,14 @@ class Store(Mapping[str, Any]):
 
     _kind: ClassVar[str] = "Store"
 
+    _core: Arena
+    _name: str
+    _codec: Codec
+    _key_func: KeyFunc
+    _opening: _arena.Opening
+    _options: dict[str, Any]
+    _identity: tuple[int, int] | None
+
     def __init__(self) -> None:
         raise TypeError(f"use {type(self).__name__}.create(), .attach() or .open()")
 
@@ -58,7 +66,7 @@ class Store(Mapping[str, Any]):
 
     @classmethod
     def create(
-        cls: type[Self],
+        cls,
         name: str | None = None,
         *,
         key_func: KeyFunc = meta_namespace_key_func,
@@ -89,7 +97,7 @@ class Store(Mapping[str, Any]):
 
     @classmethod
     def attach(
-        cls: type[Self],
+        cls,
         name: str,
         *,
         writable: bool = False,
@@ -114,7 +122,7 @@ class Store(Mapping[str, Any]):
 
     @classmethod
     def open(
-        cls: type[Self],
+        cls,
         name: str,
         *,
         key_func: KeyFunc = meta_namespace_key_func,
@@ -136,7 +144,7 @@ class Store(Mapping[str, Any]):
 
     @classmethod
     def _prepare(
-        cls: type[Self],
+        cls,
         writable: bool,
         key_func: KeyFunc,
         codec: Codec | None,
@@ -185,7 +193,7 @@ class Store(Mapping[str, Any]):
         """Whether this handle may write."""
         return self._core.writable
 
-    def __enter__(self: Self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -245,7 +253,7 @@ class Store(Mapping[str, Any]):
 
     # --- reading --------------------------------------------------------------------------------
 
-    def get(self, obj: Any, default: Any = None) -> Any:  # type: ignore[override]
+    def get(self, obj: Any, default: Any = None) -> Any:
         """The stored object with the key of ``obj``, or ``default``.
 
         Raises :class:`~shmcache.KeyFuncError` if ``obj`` has no key.
@@ -260,11 +268,11 @@ class Store(Mapping[str, Any]):
         """The payload bytes of ``key``, or None."""
         return self._core.get_raw(key)
 
-    def list(self) -> list[Any]:
+    def list(self) -> builtins.list[Any]:
         """All objects at one instant, in no particular order. Costs what changed since the last."""
         return self._core.values()
 
-    def list_keys(self) -> list[str]:
+    def list_keys(self) -> builtins.list[str]:
         """All keys at one instant, in no particular order."""
         return self._core.keys()
 
@@ -338,7 +346,7 @@ class Store(Mapping[str, Any]):
         """Figures of the arena and of this handle."""
         return Stats(name=self._name, kind=self._kind, **self._core.stats())
 
-    def check(self) -> list[str]:
+    def check(self) -> builtins.list[str]:
         """Walk the whole arena; the invariants that do not hold, ``[]`` when it is whole.
 
         Writers wait meanwhile; for tests and for doubts.
@@ -370,7 +378,7 @@ class Store(Mapping[str, Any]):
                 obj,
             ) from cause
 
-    def _pairs(self, objs: Iterable[Any]) -> list[tuple[str, bytes]]:
+    def _pairs(self, objs: Iterable[Any]) -> builtins.list[tuple[str, bytes]]:
         key, encode = self._key, self._encode
         return [(key(obj), encode(obj)) for obj in objs]
 

@@ -90,7 +90,7 @@ def test_another_layout(store: Store) -> None:
     with path_of(store.name).open("r+b", buffering=0) as file:
         file.seek(8)
         file.write((99).to_bytes(4, "little"))
-        with pytest.raises(shmcache.IncompatibleArenaError, match="has layout 99.*reads layout 1"):
+        with pytest.raises(shmcache.IncompatibleArenaError, match=r"has layout 99.*reads layout 1"):
             Store.attach(store.name)
         file.seek(8)
         file.write((1).to_bytes(4, "little"))
@@ -159,11 +159,14 @@ def test_sizes_are_read_as_written() -> None:
 def test_a_full_arena_says_so_and_stays_whole(name: str, pod: Any) -> None:
     """Adds until the capacity is used end in CapacityError; everything before is readable."""
     with Store.create(name, capacity="1MiB") as store:
-        added = 0
-        with pytest.raises(shmcache.CapacityError, match=r"is full.*larger capacity="):
+
+        def fill() -> None:
             for i in range(10_000):
                 store.add(pod(f"p{i}", fill="x" * 1000))
-                added += 1
+
+        with pytest.raises(shmcache.CapacityError, match=r"is full.*larger capacity="):
+            fill()
+        added = store.stats().writes
         assert added > 500
         assert len(store.list()) == len(store) == added
         assert store.check() == []
@@ -321,7 +324,7 @@ def test_classes_are_not_called() -> None:
 
 
 def test_exit_with_open_handles(name: str) -> None:
-    """A process that ends with open handles, daemon threads in pop and live objects ends quietly."""
+    """A process that exits with open handles, daemon threads in pop and objects ends quietly."""
     program = f"""
 import threading, shmcache
 store = shmcache.Store.create({name!r}, capacity="1MiB")

@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmcache._errors import ShmCacheError
+from shmcache._errors import SelectorError, ShmCacheError
 from shmcache.selectors import (
     FieldSelector,
     FieldTerm,
     LabelRequirement,
     LabelSelector,
     Selector,
-    SelectorError,
 )
 
 NAMES = st.from_regex(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,8}[A-Za-z0-9])?", fullmatch=True)

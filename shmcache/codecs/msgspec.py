@@ -30,7 +30,7 @@ class MsgspecCodec:
 
     name = "msgpack"
 
-    def __init__(self, type: Any = None) -> None:
+    def __init__(self, type: Any = None) -> None:  # noqa: A002 (msgspec calls it type)
         try:
             import msgspec
         except ImportError as error:

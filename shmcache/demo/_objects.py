@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
 
-from shmcache.selectors import FieldSelector, LabelSelector, Selector, SelectorError
+from shmcache._errors import SelectorError
+from shmcache.selectors import FieldSelector, LabelSelector, Selector
 
 __all__ = [
     "RESOURCES",

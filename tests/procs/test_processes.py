@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -75,7 +76,6 @@ def test_each_item_goes_to_exactly_one_consumer(fifo: FIFO, method: str, consume
         fifo.add_raw(item, b"\xa1x")
         if i % 10 == 0:
             fifo.add_raw(item, b"\xa1y")  # again while it may be queued: still one item or two
-            items.append(item) if fifo.get_raw(item) is None else None
     fifo.shutdown()
     got = [results.get() for _ in processes]
     for process in processes:
@@ -153,10 +153,8 @@ def test_fork_while_other_threads_use_the_handle(store: Store, fifo: FIFO) -> No
 
     def pop() -> None:
         while not stop.is_set():
-            try:
+            with contextlib.suppress(queue.Empty):
                 fifo.pop(0.01)
-            except queue.Empty:
-                pass
 
     threads = [threading.Thread(target=write), threading.Thread(target=pop)]
     for thread in threads:
@@ -248,8 +246,8 @@ def test_killed_idle_consumers_hinder_nobody(fifo: FIFO) -> None:
         assert [fifo.pop_raw(60)[0] for _ in range(20)] == [f"{round_}-{i}" for i in range(20)]
 
 
-def stop_self_in_write(name: str) -> None:
-    """Stop while holding the lock: the key function is called before, so stop in a huge write."""
+def hold_the_lock(name: str) -> None:
+    """Write so much at a time that the lock is held most of the time."""
     with Store.attach(name, writable=True) as store:
         big = [{"metadata": {"name": f"n{i}"}, "fill": "x" * 200} for i in range(20_000)]
         while True:
@@ -257,11 +255,11 @@ def stop_self_in_write(name: str) -> None:
 
 
 def test_a_stopped_owner_is_not_robbed(name: str) -> None:
-    """While a stopped process holds the lock writers get LockTimeoutError naming it, readers read."""
+    """While a stopped process holds the lock, writers get an error naming it and readers read."""
     with Store.create(name, capacity="64MiB", lock_timeout=0.2) as store:
         store.add_raw("k", b"\xa1x")
         context = multiprocessing.get_context("fork")
-        owner = context.Process(target=stop_self_in_write, args=(name,))
+        owner = context.Process(target=hold_the_lock, args=(name,))
         owner.start()
         try:
             caught = None
