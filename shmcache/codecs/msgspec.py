@@ -20,12 +20,12 @@ class MsgspecCodec:
     Needs ``pip install 'shmcache[msgspec]'``.
 
     >>> import msgspec
-    >>> class Meta(msgspec.Struct, frozen=True):
+    >>> class Port(msgspec.Struct, frozen=True):
     ...     name: str
-    >>> class Node(msgspec.Struct, frozen=True):
-    ...     metadata: Meta
-    >>> MsgspecCodec(Node).decode(b"\\x81\\xa8metadata\\x81\\xa4name\\xa2n1").metadata.name
-    'n1'
+    ...     number: int
+    >>> codec = MsgspecCodec(Port)
+    >>> codec.decode(codec.encode({"name": "http", "number": 80, "ignored": True}))
+    Port(name='http', number=80)
     """
 
     name = "msgpack"
