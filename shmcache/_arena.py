@@ -29,7 +29,7 @@ from shmcache._errors import (
 from shmcache._status import error
 from shmcache._types import ArenaInfo
 
-__all__ = ["Opening", "identity", "list_arenas", "parse_size", "unlink"]
+__all__ = ["Opening", "count_attached", "identity", "list_arenas", "parse_size", "unlink"]
 
 _DIRECTORY = "/dev/shm"
 _PREFIX = "shmcache."
@@ -58,11 +58,9 @@ class Opening:
         self.cache_bytes = cache_bytes
         self.lock_timeout = lock_timeout
 
-    def create(self, name: str | None, capacity: int, mode: int) -> tuple[_core.Arena, str]:
+    def create(self, name: str | None, capacity: int) -> tuple[_core.Arena, str]:
         """A new arena and its name; takes over what a creator that died left unfinished."""
         _check_size(capacity)
-        if mode not in (0o600, 0o660):
-            raise ValueError(f"mode is 0o600, or 0o660 to share with the group, not {mode:#o}")
         given = name
         deadline = time.monotonic() + _CREATION_SECONDS
         while True:
@@ -75,7 +73,6 @@ class Opening:
                         self.kind,
                         capacity,
                         self.codec,
-                        mode,
                         name,
                         self.decode,
                         self.cache_bytes,
@@ -128,7 +125,7 @@ class Opening:
                     raise
             time.sleep(_POLL_SECONDS)
 
-    def open(self, name: str, capacity: int, mode: int) -> _core.Arena:
+    def open(self, name: str, capacity: int) -> _core.Arena:
         """Attach writable, or create. Of many processes at once, one creates."""
         while True:
             try:
@@ -139,7 +136,7 @@ class Opening:
             except ArenaNotFoundError:
                 pass
             try:
-                return self.create(name, capacity, mode)[0]
+                return self.create(name, capacity)[0]
             except ArenaExistsError:
                 continue
 
@@ -210,6 +207,15 @@ def identity(name: str) -> tuple[int, int] | None:
             return status.st_dev, status.st_ino
     except ShmCacheError:
         return None
+
+
+def count_attached(device: int, inode: int) -> int:
+    """How many living handles an arena has: each holds one read lock, which the kernel lists."""
+    file = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
+    with open("/proc/locks") as locks:
+        return sum(
+            fields[-3:-1] == [file, str(_core.ATTACH_BYTE)] for fields in map(str.split, locks)
+        )
 
 
 def _path(name: str) -> str:

@@ -7,6 +7,7 @@ STATUS_NAMES: list[str]
 MAX_KEY_SIZE: int
 MIN_CAPACITY: int
 LAYOUT_VERSION: int
+ATTACH_BYTE: int
 
 def inspect(fd: int) -> dict[str, Any]: ...
 
@@ -18,7 +19,6 @@ class Arena:
         kind: str,
         capacity: int,
         codec: str,
-        mode: int,
         name: str,
         decode: Callable[[bytes], Any] | None,
         cache_bytes: int,
@@ -40,6 +40,8 @@ class Arena:
     def closed(self) -> bool: ...
     @property
     def writable(self) -> bool: ...
+    @property
+    def identity(self) -> tuple[int, int]: ...
     def add(self, key: str, data: bytes, if_absent: bool = False) -> bool: ...
     def add_many(self, pairs: list[tuple[str, bytes]]) -> None: ...
     def replace(self, pairs: list[tuple[str, bytes]], resource_version: str) -> None: ...

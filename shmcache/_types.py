@@ -86,7 +86,7 @@ class Stats:
     deletes: int
     pops: int
     attached: int
-    """Handles with an owner slot whose process lives, this one included."""
+    """Handles of living processes, read-only ones and this one included, as the kernel counts."""
     repairs: int
     last_repair_ns: int
     created_unix_ns: int

@@ -57,7 +57,7 @@ class Store(Mapping[str, Any]):
     _key_func: KeyFunc
     _opening: _arena.Opening
     _options: dict[str, Any]
-    _identity: tuple[int, int] | None
+    _identity: tuple[int, int]
 
     def __init__(self) -> None:
         raise TypeError(f"use {type(self).__name__}.create(), .attach() or .open()")
@@ -72,7 +72,6 @@ class Store(Mapping[str, Any]):
         key_func: KeyFunc = meta_namespace_key_func,
         codec: Codec | None = None,
         capacity: int | str = "1GiB",
-        mode: int = 0o600,
         cache: int | str = "64MiB",
         lock_timeout: float = 10.0,
     ) -> Self:
@@ -81,18 +80,18 @@ class Store(Mapping[str, Any]):
         ``name``: letters, digits, ``.``, ``_``, ``-``; None makes a unique one. ``key_func``
         gives the key of an object. ``codec`` turns objects into bytes, default
         :class:`~shmcache.MsgpackCodec`. ``capacity``: the most bytes of memory that the arena may
-        ever take, an int or like ``"64MiB"``; memory is taken as it is needed. ``mode``: of the
-        file, 0o660 to share with a group. ``cache``: how many payload bytes worth of decoded
-        objects this handle keeps. ``lock_timeout``: seconds that a write waits for a living
-        process that holds the lock.
+        ever take, an int or like ``"64MiB"``; memory is taken as it is needed, and
+        used again but not given back. ``cache``: how many payload bytes worth of decoded objects
+        this handle keeps. ``lock_timeout``: seconds that a write waits for a living process that
+        holds the lock.
 
         Raises :class:`~shmcache.ArenaExistsError` if the name is taken,
         :class:`~shmcache.CapacityError` if the capacity is too small or /dev/shm too full,
         :class:`~shmcache.InvalidNameError`.
         """
         self = cls._prepare(True, key_func, codec, cache, lock_timeout)
-        self._core, self._name = self._opening.create(name, _arena.parse_size(capacity), mode)
-        self._identity = _arena.identity(self._name)
+        self._core, self._name = self._opening.create(name, _arena.parse_size(capacity))
+        self._identity = self._core.identity
         return self
 
     @classmethod
@@ -117,7 +116,7 @@ class Store(Mapping[str, Any]):
         self = cls._prepare(writable, key_func, codec, cache, lock_timeout)
         self._core = self._opening.attach(name, writable, timeout)
         self._name = name
-        self._identity = _arena.identity(name)
+        self._identity = self._core.identity
         return self
 
     @classmethod
@@ -128,7 +127,6 @@ class Store(Mapping[str, Any]):
         key_func: KeyFunc = meta_namespace_key_func,
         codec: Codec | None = None,
         capacity: int | str = "1GiB",
-        mode: int = 0o600,
         cache: int | str = "64MiB",
         lock_timeout: float = 10.0,
     ) -> Self:
@@ -137,9 +135,9 @@ class Store(Mapping[str, Any]):
         The arguments and errors are those of :meth:`create` and :meth:`attach`.
         """
         self = cls._prepare(True, key_func, codec, cache, lock_timeout)
-        self._core = self._opening.open(name, _arena.parse_size(capacity), mode)
+        self._core = self._opening.open(name, _arena.parse_size(capacity))
         self._name = name
-        self._identity = _arena.identity(name)
+        self._identity = self._core.identity
         return self
 
     @classmethod
@@ -153,6 +151,8 @@ class Store(Mapping[str, Any]):
     ) -> Self:
         self = cls.__new__(cls)
         self._codec = codec = MsgpackCodec() if codec is None else codec
+        if not codec.name.isascii() or not 1 <= len(codec.name) <= 31:
+            raise ValueError(f"the name of a codec is 1 to 31 ASCII characters, not {codec.name!r}")
         self._key_func = key_func
         self._options = {
             "writable": writable,
@@ -175,7 +175,7 @@ class Store(Mapping[str, Any]):
 
         An arena that has meanwhile taken the same name is left alone.
         """
-        if _arena.identity(self._name) == self._identity is not None:
+        if _arena.identity(self._name) == self._identity:
             _arena.unlink(self._name)
 
     @property
@@ -226,7 +226,11 @@ class Store(Mapping[str, Any]):
         self._core.add(self._key(obj), self._encode(obj))
 
     def add_many(self, objs: Iterable[Any]) -> None:
-        """:meth:`add` for each, under one lock: all of them, or none and an exception."""
+        """:meth:`add` for each, under one lock: all of them, or none and an exception.
+
+        Readers may see the first before the last, and a writer that is killed in the middle
+        leaves the first ones: where that matters, use :meth:`replace`.
+        """
         self._core.add_many(self._pairs(objs))
 
     def add_raw(self, key: str, data: bytes | bytearray | memoryview) -> None:
@@ -344,7 +348,12 @@ class Store(Mapping[str, Any]):
 
     def stats(self) -> Stats:
         """Figures of the arena and of this handle."""
-        return Stats(name=self._name, kind=self._kind, **self._core.stats())
+        return Stats(
+            name=self._name,
+            kind=self._kind,
+            attached=_arena.count_attached(*self._identity),
+            **self._core.stats(),
+        )
 
     def check(self) -> builtins.list[str]:
         """Walk the whole arena; the invariants that do not hold, ``[]`` when it is whole.

@@ -79,7 +79,7 @@ def test_named_tests_exist() -> None:
     names = re.findall(r"`(test_\w+|\w+_\w+)`", model)
     assert len(names) > 8
     for name in names:
-        if name not in {"add_if_not_present"}:
+        if not hasattr(shmcache.FIFO, name):
             assert f"def {name}(" in sources or f"CASE({name}," in sources, name
 
 

@@ -175,20 +175,67 @@ def test_a_full_arena_says_so_and_stays_whole(name: str, pod: Any) -> None:
         store.add(pod("again", fill="x" * 1000))
 
 
-def test_private_by_default_and_shared_on_request(name: str) -> None:
-    """The file is 0600 whatever the umask; mode=0o660 gives the group access; more is refused."""
-    before = os.umask(0o077)
+def test_private_whatever_the_umask(name: str) -> None:
+    """The file of an arena is 0600, neither more nor less."""
+    before = os.umask(0o777)
     try:
-        with Store.create(name, capacity="1MiB") as store:
+        with Store.create(name, capacity="1MiB"):
             assert stat.S_IMODE(path_of(name).stat().st_mode) == 0o600
-            store.unlink()
-        with Store.create(name, capacity="1MiB", mode=0o660):
-            assert stat.S_IMODE(path_of(name).stat().st_mode) == 0o660
     finally:
         os.umask(before)
-    for bad in (0o666, 0o400, 0o060, 0o640):
-        with pytest.raises(ValueError, match="mode"):
-            Store.create(f"{name}-x", mode=bad)
+
+
+def test_codec_names_have_bounds(name: str) -> None:
+    """A codec whose name does not fit into the segment is refused at once."""
+    codec = RawCodec()
+    for bad in ("", "x" * 32, "ä"):
+        codec.name = bad
+        with pytest.raises(ValueError, match="name of a codec"):
+            Store.create(name, codec=codec)
+    codec.name = "x" * 31
+    with Store.create(name, codec=codec, capacity="1MiB"), Store.attach(name, codec=codec):
+        pass
+
+
+def test_small_entries_after_large_ones(name: str) -> None:
+    """An arena that large values filled still has room for records and index of small ones."""
+    with Store.create(name, capacity="16MiB") as store:
+        with pytest.raises(shmcache.CapacityError):
+            store.add_many([pod_of(i, 100_000) for i in range(400)])
+        for i in range(140):
+            store.add(pod_of(i, 100_000))
+        store.replace([])
+        store.replace([pod_of(i, 10) for i in range(4000)])
+        assert len(store.list()) == 4000
+        assert store.check() == []
+
+
+def pod_of(i: int, size: int) -> dict[str, Any]:
+    return {"metadata": {"name": f"p{i}"}, "fill": b"x" * size}
+
+
+def test_updates_need_no_more_index(name: str) -> None:
+    """In an arena too full for one more key, those that are there can still be updated."""
+    with Store.create(name, codec=RawCodec(), capacity="256KiB") as store:
+        keys = [f"k{i}" for i in range(5000)]
+        full = next(key for key in keys if not added(store, key))
+        assert store.check() == []
+        for key in keys[: keys.index(full)]:
+            store.add_raw(key, b"2")
+        for key in keys[: keys.index(full) : 2]:
+            store.delete_by_key(key)
+        for key in keys[: keys.index(full) : 2]:
+            store.add_raw(key, b"3")
+        assert len(store) == keys.index(full)
+        assert store.check() == []
+
+
+def added(store: Store, key: str) -> bool:
+    try:
+        store.add_raw(key, b"1")
+    except shmcache.CapacityError:
+        return False
+    return True
 
 
 def test_unsafe_files_are_refused(name: str, planted: Path) -> None:
@@ -326,7 +373,7 @@ def test_classes_are_not_called() -> None:
 def test_exit_with_open_handles(name: str) -> None:
     """A process that exits with open handles, daemon threads in pop and objects ends quietly."""
     program = f"""
-import threading, shmcache
+import threading, time, shmcache
 store = shmcache.Store.create({name!r}, capacity="1MiB")
 fifo = shmcache.FIFO.create(capacity="1MiB")
 fifo.unlink()
@@ -334,6 +381,13 @@ store.add({{"metadata": {{"name": "a"}}}})
 objects = store.list()
 for _ in range(4):
     threading.Thread(target=fifo.pop, daemon=True).start()
+
+class Slow:
+    # Keeps the interpreter finalizing while the threads come back for the GIL.
+    def __del__(self, sleep=time.sleep):
+        sleep(0.3)
+
+shmcache.keep = Slow()
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False

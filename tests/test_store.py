@@ -158,6 +158,53 @@ def test_threads_share_a_handle(store: Store) -> None:
     assert len(store) == len(store.list()) == 1800
 
 
+def test_large_values_are_never_torn(name: str) -> None:
+    """Threads that read a large value (copied without the GIL) while it changes get it whole."""
+    size = 1 << 20
+    stop = threading.Event()
+    torn: list[bytes] = []
+    with Store.create(name, codec=RawCodec(), capacity="64MiB") as store:
+        store.add_raw("k", bytes(size))
+
+        def read() -> None:
+            while not stop.is_set():
+                value = store.get_by_key("k")
+                if value.count(value[:1]) != size:
+                    torn.append(value[:8])
+
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for i in range(300):
+            store.add_raw("k", bytes([i % 256]) * size)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert torn == []
+
+
+def test_who_is_told_of_a_version_finds_its_change(store: Store) -> None:
+    """A reader that wakes with a new version sees what made it, every time."""
+    done = threading.Event()
+
+    def write() -> None:
+        for i in range(3000):
+            store.add({"metadata": {"name": "k"}, "n": i})
+        done.set()
+
+    with Store.attach(store.name) as reader:
+        thread = threading.Thread(target=write)
+        thread.start()
+        version, last = 0, -1
+        while not done.is_set():
+            version = reader.wait_for_change(version, 1)
+            obj = reader.get_by_key("k")
+            # Each write is one version, and this store has had no others.
+            assert obj is None or obj["n"] >= version - 1 >= last
+            last = version - 1
+        thread.join()
+
+
 def test_a_decoder_may_use_the_store(name: str) -> None:
     """Decoding runs outside every lock, so a codec may read the very store it decodes for."""
 

@@ -33,6 +33,9 @@ Arena::Guard::Guard(Arena& arena, Hold hold, uint64_t deadline) : arena_(arena) 
     status_ = Status::kClosed;
   } else if (hold == Hold::kWrite && !segment.writable()) {
     status_ = Status::kReadOnly;
+  } else if (deadline == 0 &&
+             (segment.control().lock.load(std::memory_order_relaxed) & kLockDirty) != 0) {
+    status_ = Status::kLockTimeout;  // taken, or in need of repair: neither is done in passing
   } else if (status_ = segment.claim_slot(); status_ == Status::kOk) {
     if (!try_lock(segment, hold, found_)) {
       status_ = deadline == 0 ? Status::kLockTimeout : lock(segment, hold, deadline, found_);
@@ -40,6 +43,10 @@ Arena::Guard::Guard(Arena& arena, Hold hold, uint64_t deadline) : arena_(arena) 
   }
   held_ = status_ == Status::kOk;
   clean_ = !found_.dirty;
+  if (held_ && !arena.table().watermarks_ok()) {
+    status_ = Status::kCorrupt;
+    return;
+  }
   if (held_ && found_.dirty && hold == Hold::kWrite) {
     status_ = arena.repair_locked();
     clean_ = status_ == Status::kOk;
@@ -53,18 +60,6 @@ void Arena::Guard::leave() {
 
 Arena::Arena(std::unique_ptr<Segment> segment)
     : segment_(std::move(segment)), table_(*segment_), queue_(*segment_, table_) {}
-
-// P4, the writer's half of a seqlock.
-void Arena::begin_mutation() {
-  std::atomic<uint64_t>& seq = segment_->meta().mutation_seq;
-  seq.store(seq.load(relaxed) + 1, relaxed);
-  std::atomic_thread_fence(release);
-}
-
-void Arena::end_mutation() {
-  std::atomic<uint64_t>& seq = segment_->meta().mutation_seq;
-  seq.store(seq.load(relaxed) + 1, release);
-}
 
 // P7. The fence orders the mutation before the look at the flag; the sleeper's fence orders its
 // flag before its look at the state. So one sees the other.
@@ -89,7 +84,7 @@ void Arena::notify_ready() {
 // --- writing ------------------------------------------------------------------------------------
 
 // `fresh` is prepared; `place` is where its key belongs now.
-Status Arena::write_locked(RecordNo fresh, const Table::Place& place) {
+Status Arena::upsert_locked(RecordNo fresh, const Table::Place& place) {
   if (segment_->kind() == Kind::kFifo) {
     Record& r = table_.record(fresh);
     // Linked before it is published: publish gives the old record's link to the free list.
@@ -113,8 +108,21 @@ Status Arena::write_locked(RecordNo fresh, const Table::Place& place) {
 Status Arena::erase_locked(RecordNo record) {
   if (segment_->kind() == Kind::kFifo) {
     if (Status s = queue_.unlink(record); s != Status::kOk) return s;
+    note_drained();
   }
   return table_.erase(record);
+}
+
+// FIFO: 0 in `initial_last_seq` says that no item of the first replace is queued any more. Once
+// it is 0 it stays 0, so readers need no more than to look at it.
+void Arena::note_drained() {
+  Meta& m = segment_->meta();
+  const uint64_t initial = m.initial_last_seq.load(relaxed);
+  if (initial == 0) return;
+  const RecordNo head = queue_.head();
+  if (head == kNoRecord || table_.record(head).seq.load(relaxed) > initial) {
+    m.initial_last_seq.store(0, release);
+  }
 }
 
 Status Arena::upsert(const Entry& entry, Upsert how, uint64_t deadline, bool& wrote) {
@@ -124,14 +132,18 @@ Status Arena::upsert(const Entry& entry, Upsert how, uint64_t deadline, bool& wr
   Guard guard(*this, Hold::kWrite, deadline);
   if (guard.status() != Status::kOk) return guard.status();
   Table::Place place;
-  if (Status s = table_.reserve_index(1); s != Status::kOk) return guard.end(s);
   if (Status s = table_.locate(key, place); s != Status::kOk) return guard.end(s);
-  if (how == Upsert::kIfAbsent && place.record != kNoRecord) return Status::kOk;
+  if (place.record == kNoRecord) {  // an update needs no more of the index than it has
+    if (Status s = table_.reserve_index(1); s != Status::kOk) return guard.end(s);
+    if (Status s = table_.locate(key, place); s != Status::kOk) return guard.end(s);
+  } else if (how == Upsert::kIfAbsent) {
+    return Status::kOk;
+  }
   RecordNo fresh;
   if (Status s = table_.prepare(key, entry.value, fresh); s != Status::kOk) return guard.end(s);
-  begin_mutation();
-  if (Status s = write_locked(fresh, place); s != Status::kOk) return guard.end(s);
-  end_mutation();
+  table_.begin_mutation();
+  if (Status s = upsert_locked(fresh, place); s != Status::kOk) return guard.end(s);
+  table_.end_mutation();
   guard.leave();
   wrote = true;
   notify_change();
@@ -155,7 +167,13 @@ Status Arena::upsert_many(const std::vector<Entry>& entries, uint64_t deadline) 
   Guard guard(*this, Hold::kWrite, deadline);
   if (guard.status() != Status::kOk) return guard.status();
   // All memory first: after the last prepare nothing can fail for want of room.
-  Status status = table_.reserve_index(entries.size());
+  uint64_t added = 0;
+  for (const Key& key : keys) {
+    Table::Place place;
+    if (Status s = table_.locate(key, place); s != Status::kOk) return guard.end(s);
+    added += place.record == kNoRecord ? 1 : 0;
+  }
+  Status status = table_.reserve_index(added);
   for (size_t i = 0; status == Status::kOk && i < entries.size(); ++i) {
     RecordNo record;
     status = table_.prepare(keys[i], entries[i].value, record);
@@ -167,13 +185,13 @@ Status Arena::upsert_many(const std::vector<Entry>& entries, uint64_t deadline) 
     }
     return guard.end(status);
   }
-  begin_mutation();
+  table_.begin_mutation();
   for (size_t i = 0; i < entries.size(); ++i) {
     Table::Place place;
     if (Status s = table_.locate(keys[i], place); s != Status::kOk) return guard.end(s);
-    if (Status s = write_locked(fresh[i], place); s != Status::kOk) return guard.end(s);
+    if (Status s = upsert_locked(fresh[i], place); s != Status::kOk) return guard.end(s);
   }
-  end_mutation();
+  table_.end_mutation();
   guard.leave();
   notify_change();
   if (segment_->kind() == Kind::kFifo) notify_ready();
@@ -189,10 +207,10 @@ Status Arena::erase(std::string_view key_text, uint64_t deadline, bool& was_ther
   Table::Place place;
   if (Status s = table_.locate(key, place); s != Status::kOk) return guard.end(s);
   if (place.record == kNoRecord) return Status::kOk;
-  begin_mutation();
+  table_.begin_mutation();
   add_one(segment_->meta().deletes);
   if (Status s = erase_locked(place.record); s != Status::kOk) return guard.end(s);
-  end_mutation();
+  table_.end_mutation();
   guard.leave();
   was_there = true;
   notify_change();
@@ -204,6 +222,8 @@ Status Arena::erase(std::string_view key_text, uint64_t deadline, bool& was_ther
 void Arena::stage_replace(std::string_view text, uint64_t txn) {
   Meta& m = segment_->meta();
   ResourceVersion& next = m.resource_version[(m.resource_version_slot.load(relaxed) & 1) ^ 1];
+  // Who reads a part of what follows sees that mutation_seq has moved (Arena::resource_version).
+  std::atomic_thread_fence(release);
   next.txn = txn;
   const uint64_t size = std::min(text.size(), kResourceVersionSize);
   next.size.store(size, relaxed);
@@ -319,13 +339,13 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
   stage_replace(resource_version, txn);
   m.next_seq.store(first_seq + order.size(), relaxed);
   if (m.populated.load(relaxed) == 0) {
-    m.initial_last_seq.store(first_seq + order.size() - 1, relaxed);
+    m.initial_last_seq.store(order.empty() ? 0 : first_seq + order.size() - 1, relaxed);
   }
   const uint64_t removed = m.live.load(relaxed) - kept;
   const bool ring = staged + removed <= segment_->geometry().ring_entries / 2;
 
-  begin_mutation();
-  m.version.store(version + 1, release);  // one more: an equal list is a change too (wait_change)
+  table_.begin_mutation();
+  table_.set_version(version + 1);  // one more: an equal list is a change too (wait_change)
   if (!ring) table_.overflow_ring();
   table_.publish_root(spare);  // here it happens
   m.tombstones.store(0, relaxed);
@@ -338,8 +358,9 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
     if (state_of(state) == State::kFree || r.txn.load(relaxed) == 0) continue;
     if (ring) table_.push_ring(number);
     if (state_of(state) == State::kStaged) {
-      r.state.store(make_state(version_of(state), State::kLive), release);
+      // STAGED with txn 0 is LIVE by the rule; LIVE with this txn would be doomed. So txn first.
       r.txn.store(0, relaxed);
+      r.state.store(make_state(version_of(state), State::kLive), release);
       m.used_bytes.store(m.used_bytes.load(relaxed) + table_.bytes_of(number), relaxed);
     } else if (Status s = table_.retire(number); s != Status::kOk) {
       return s;
@@ -349,11 +370,12 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
     for (RecordNo number : order) {
       if (Status s = queue_.push_tail(number); s != Status::kOk) return s;
     }
+    note_drained();
   }
   m.writes.store(m.writes.load(relaxed) + staged, relaxed);
   m.deletes.store(m.deletes.load(relaxed) + removed, relaxed);
   settle_replace(txn);
-  end_mutation();
+  table_.end_mutation();
   return Status::kOk;
 }
 
@@ -542,6 +564,7 @@ Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& 
   if (guard.status() != Status::kOk) return guard.status();
   RecordNo head = queue_.head();
   if (head == kNoRecord) {
+    if (m.live.load(relaxed) != 0) return guard.end(Status::kCorrupt);
     return m.shut_down.load(relaxed) != 0 ? Status::kShutDown : Status::kEmpty;
   }
   // Copies first: an item leaves the queue only when its consumer has it.
@@ -550,11 +573,16 @@ Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& 
     for (; head != kNoRecord && taken.size() < max_items;
          head = table_.record(head).next.load(relaxed)) {
       Hit hit;
-      if (!table_.valid(head) || table_.peek(head, hit) != Status::kOk) {
+      if (!table_.valid(head) || taken.size() >= table_.records_used() ||
+          table_.peek(head, hit) != Status::kOk) {
+        items.clear();
         return guard.end(Status::kCorrupt);
       }
       Item item;
-      if (Status s = copy_record(hit, true, item); s != Status::kOk) return guard.end(s);
+      if (Status s = copy_record(hit, true, item); s != Status::kOk) {
+        items.clear();
+        return guard.end(s);
+      }
       items.push_back(std::move(item));
       taken.push_back(head);
     }
@@ -562,7 +590,7 @@ Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& 
     items.clear();
     return Status::kNoMemory;
   }
-  begin_mutation();
+  table_.begin_mutation();
   for (RecordNo record : taken) {
     if (Status s = erase_locked(record); s != Status::kOk) {
       items.clear();
@@ -570,7 +598,7 @@ Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& 
     }
   }
   m.pops.store(m.pops.load(relaxed) + taken.size(), relaxed);
-  end_mutation();
+  table_.end_mutation();
   guard.leave();
   notify_change();
   if (head != kNoRecord) notify_ready();  // the baton
@@ -581,12 +609,12 @@ Status Arena::wait_ready(uint64_t deadline) {
   Control& c = segment_->control();
   const Meta& m = segment_->meta();
   if (closed()) return Status::kClosed;
+  const uint64_t now = now_ns();
+  if (now >= deadline) return Status::kEmpty;
   const uint32_t word = c.ready_word.load();
   c.ready_sleepers.store(1);
   std::atomic_thread_fence(std::memory_order_seq_cst);  // P7
   if (m.live.load(relaxed) != 0 || m.shut_down.load(relaxed) != 0) return Status::kOk;
-  const uint64_t now = now_ns();
-  if (now >= deadline) return Status::kEmpty;
   const int rc = futex_wait(c.ready_word, word, std::min(deadline, now + kSleepNs));
   // Others may still sleep: let the next producer look.
   c.ready_sleepers.store(1);
@@ -636,13 +664,13 @@ Status Arena::shut_down(bool immediate, uint64_t deadline) {
     if (guard.status() != Status::kOk) return guard.status();
     segment_->meta().shut_down.store(1, release);
     if (immediate) {
-      begin_mutation();
+      table_.begin_mutation();
       for (RecordNo head; (head = queue_.head()) != kNoRecord;) {
         if (!table_.valid(head)) return guard.end(Status::kCorrupt);
         if (Status s = erase_locked(head); s != Status::kOk) return guard.end(s);
         add_one(segment_->meta().deletes);
       }
-      end_mutation();
+      table_.end_mutation();
     }
   }
   Control& c = segment_->control();
@@ -660,22 +688,21 @@ uint64_t Arena::size() const { return segment_->meta().live.load(acquire); }
 bool Arena::has_synced() const {
   const Meta& m = segment_->meta();
   if (m.populated.load(acquire) == 0) return false;
-  if (segment_->kind() == Kind::kStore) return true;
-  const RecordNo head = m.queue_head.load(acquire);
-  return head == kNoRecord || !table_.valid(head) ||
-         table_.record(head).seq.load(relaxed) > m.initial_last_seq.load(relaxed);
+  return segment_->kind() == Kind::kStore || m.initial_last_seq.load(acquire) == 0;
 }
 
 Status Arena::wait_change(uint64_t version, uint64_t deadline, uint64_t& now) {
   Control& c = segment_->control();
   if (closed()) return Status::kClosed;
+  now = this->version();
+  if (now != version) return Status::kOk;
+  const uint64_t time = now_ns();
+  if (time >= deadline) return Status::kEmpty;
   const uint32_t word = c.change_word.load();
   c.change_sleepers.store(1);
   std::atomic_thread_fence(std::memory_order_seq_cst);  // P7
   now = this->version();
   if (now != version) return Status::kOk;
-  const uint64_t time = now_ns();
-  if (time >= deadline) return Status::kEmpty;
   const int rc = futex_wait(c.change_word, word, std::min(deadline, time + kSleepNs));
   now = this->version();
   if (now != version) return Status::kOk;
@@ -702,6 +729,12 @@ Status Arena::heap_figures(uint64_t deadline, HeapFigures& figures) {
   if (guard.status() != Status::kOk) return guard.status();
   figures = table_.heap().figures();
   return Status::kOk;
+}
+
+Status Arena::format() {
+  // Nobody can know the arena long enough to keep its lock for so long.
+  Guard guard(*this, Hold::kWrite, now_ns() + 10'000'000'000u);
+  return guard.status();
 }
 
 Status Arena::testing_repair(uint64_t deadline) {

@@ -66,7 +66,8 @@ class Arena {
   // --- Store ---
   // `wrote` is false if kIfAbsent found the key.
   Status upsert(const Entry& entry, Upsert how, uint64_t deadline, bool& wrote);
-  // All or nothing.
+  // Under one lock. An error leaves nothing of it; a crash may leave its first entries, and
+  // readers may see them one by one.
   Status upsert_many(const std::vector<Entry>& entries, uint64_t deadline);
   Status erase(std::string_view key, uint64_t deadline, bool& was_there);
   Status replace(const std::vector<Entry>& entries, std::string_view resource_version,
@@ -100,6 +101,8 @@ class Arena {
   Status wait_change(uint64_t version, uint64_t deadline, uint64_t& now);
   std::string resource_version() const;
   Status heap_figures(uint64_t deadline, HeapFigures& figures);
+  // Make a new segment an empty arena: the first repair, of nothing.
+  Status format();
   // The invariants of layout.hpp that do not hold, one sentence each.
   Status check(uint64_t deadline, std::vector<std::string>& violations);
   Status testing_repair(uint64_t deadline);  // as after the death of a writer
@@ -112,8 +115,9 @@ class Arena {
   friend class Guard;
 
   Status repair_locked();
+  bool drop_overlapping();
   Status replace_locked(const std::vector<Entry>& entries, std::string_view resource_version);
-  Status write_locked(RecordNo fresh, const Table::Place& place);
+  Status upsert_locked(RecordNo fresh, const Table::Place& place);
   Status erase_locked(RecordNo record);
   Status copy_record(const Hit& hit, bool with_value, Item& item) const;
   Status examine(View& view, RecordNo record, const Want& want, bool with_values,
@@ -125,8 +129,7 @@ class Arena {
   bool truly_live(const Record& record) const;
   void stage_replace(std::string_view resource_version, uint64_t txn);
   void settle_replace(uint64_t generation);
-  void begin_mutation();
-  void end_mutation();
+  void note_drained();
   void notify_change();
   void notify_ready();
 

@@ -1,7 +1,7 @@
 // The only file of the core that knows Python: one class, `Arena`, over shmcache::Arena.
 //
 // GIL: a call first tries with the GIL held and without waiting (deadline 0). Only if the lock is
-// taken, or the work is large, it lets the GIL go and waits. Under the arena's lock no Python
+// taken, a repair is due, or what it writes is large, it lets the GIL go and waits. Under the arena's lock no Python
 // runs: bytes are made before and decoded after.
 //
 // Decoded objects are kept per record, with the state word they were decoded from; an entry that
@@ -13,6 +13,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
+
+#include <unistd.h>
 
 #include <cmath>
 #include <optional>
@@ -99,6 +101,27 @@ nb::object to_bytes(std::string_view data) {
   return nb::steal(b);
 }
 
+// Lets the GIL go. While the interpreter shuts down, a daemon thread that comes back for it would
+// be unwound through our destructors, which ends the process with an abort; it waits for the end
+// here instead, as threads do from Python 3.14 on.
+class WithoutGil {
+ public:
+  WithoutGil() : state_(PyEval_SaveThread()) {}
+  ~WithoutGil() {
+#if PY_VERSION_HEX >= 0x030D0000
+    while (Py_IsFinalizing()) pause();
+#else
+    while (_Py_IsFinalizing()) pause();
+#endif
+    PyEval_RestoreThread(state_);
+  }
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
 struct Cached {
   uint64_t state = 0;
   nb::object key;
@@ -120,16 +143,17 @@ class Handle {
         lock_timeout_(lock_timeout) {}
 
   static nb::object create(int fd, const char* shm_name, std::string_view kind, uint64_t capacity,
-                           std::string_view codec, uint32_t mode, const std::string& name,
+                           std::string_view codec, const std::string& name,
                            nb::object decode, uint64_t cache_bytes, double lock_timeout) {
     std::unique_ptr<Segment> segment;
     Finding finding;
     Status s =
-        Segment::create(fd, shm_name, kind_of(kind), capacity, codec, mode, segment, finding);
+        Segment::create(fd, shm_name, kind_of(kind), capacity, codec, segment, finding);
     if (s != Status::kOk) fail(s, name, describe(finding));
-    return nb::cast(new Handle(std::move(segment), name, std::move(decode), cache_bytes,
-                               lock_timeout),
-                    nb::rv_policy::take_ownership);
+    auto handle = std::make_unique<Handle>(std::move(segment), name, std::move(decode),
+                                           cache_bytes, lock_timeout);
+    handle->check(handle->arena_->format());
+    return nb::cast(handle.release(), nb::rv_policy::take_ownership);
   }
 
   static nb::object attach(int fd, std::string_view kind, std::string_view codec, bool writable,
@@ -157,6 +181,11 @@ class Handle {
   bool writable() {
     Use use(*this);
     return arena_->segment().writable();
+  }
+
+  nb::tuple identity() {
+    Use use(*this);
+    return nb::make_tuple(arena_->segment().device(), arena_->segment().inode());
   }
 
   // --- writes ---
@@ -317,6 +346,7 @@ class Handle {
       const Status s = blocking([&] { return arena_->wait_change(version, deadline, now); });
       if (s == Status::kOk || s == Status::kEmpty) return now;
       if (s != Status::kBusy) check(s);
+      handle_signals();
     }
   }
 
@@ -340,7 +370,6 @@ class Handle {
     d["writes"] = m.writes.load(relaxed);
     d["deletes"] = m.deletes.load(relaxed);
     d["pops"] = m.pops.load(relaxed);
-    d["attached"] = segment.attached();
     d["repairs"] = m.repairs.load(relaxed);
     d["last_repair_ns"] = m.last_repair_ns.load(relaxed);
     d["created_unix_ns"] = segment.header().created_unix_ns;
@@ -412,16 +441,22 @@ class Handle {
     fail(status, name_, context);
   }
 
+  // Between two slices of a wait: a signal may have come when no system call could be interrupted
+  // by it. Never after something was taken, which would then be lost.
+  static void handle_signals() {
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+  }
+
   template <typename Call>
   Status blocking(Call&& call) {
     for (;;) {
       Status s;
       {
-        nb::gil_scoped_release nogil;
+        WithoutGil nogil;
         s = call();
       }
       if (s != Status::kInterrupted) return s;
-      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+      handle_signals();
     }
   }
 
@@ -475,6 +510,7 @@ class Handle {
   // The payload of `key` in `data`; not even copied if `use_cache` and its object is known.
   bool read(std::string_view key, Hit& hit, nb::object& data, bool use_cache) {
     for (int tries = 0; tries < kReadTries; ++tries) {
+      data = nb::object();  // what a try before this one has copied was torn
       const Status s = arena_->find(key, hit);
       if (s == Status::kMiss) return false;
       if (s == Status::kBusy) continue;
@@ -490,7 +526,7 @@ class Handle {
       if (hit.value_size < kLargeBytes) {
         whole = arena_->table().read_value(hit, PyBytes_AS_STRING(made));
       } else {
-        nb::gil_scoped_release nogil;
+        WithoutGil nogil;
         whole = arena_->table().read_value(hit, PyBytes_AS_STRING(made));
       }
       if (whole) return true;
@@ -541,7 +577,10 @@ class Handle {
       if (s == Status::kOk) return items;
       if (s == Status::kEmpty && deadline > 0) {
         s = blocking([&] { return arena_->wait_ready(deadline); });
-        if (s == Status::kOk) continue;
+        if (s == Status::kOk) {
+          handle_signals();
+          continue;
+        }
       }
       check(s);
     }
@@ -688,11 +727,12 @@ NB_MODULE(_core, m) {
       std::begin(shmcache::kStatusNames), std::end(shmcache::kStatusNames)));
   m.attr("MAX_KEY_SIZE") = shmcache::kMaxKeySize;
   m.attr("MIN_CAPACITY") = shmcache::kMinCapacity;
+  m.attr("ATTACH_BYTE") = shmcache::kAttachByte;
   m.attr("LAYOUT_VERSION") = shmcache::kLayoutVersion;
   m.def("inspect", &shmcache::inspect, nb::arg("fd"));
   nb::class_<Handle>(m, "Arena")
       .def_static("create", &Handle::create, nb::arg("fd"), nb::arg("shm_name"), nb::arg("kind"),
-                  nb::arg("capacity"), nb::arg("codec"), nb::arg("mode"), nb::arg("name"), nb::arg("decode").none(),
+                  nb::arg("capacity"), nb::arg("codec"), nb::arg("name"), nb::arg("decode").none(),
                   nb::arg("cache_bytes"), nb::arg("lock_timeout"))
       .def_static("attach", &Handle::attach, nb::arg("fd"), nb::arg("kind"), nb::arg("codec"),
                   nb::arg("writable"), nb::arg("name"), nb::arg("decode").none(),
@@ -700,6 +740,7 @@ NB_MODULE(_core, m) {
       .def("close", &Handle::close)
       .def_prop_ro("closed", &Handle::closed)
       .def_prop_ro("writable", &Handle::writable)
+      .def_prop_ro("identity", &Handle::identity)
       .def("add", &Handle::add, nb::arg("key"), nb::arg("data"), nb::arg("if_absent") = false)
       .def("add_many", &Handle::add_many, nb::arg("pairs"))
       .def("replace", &Handle::replace, nb::arg("pairs"), nb::arg("resource_version"))

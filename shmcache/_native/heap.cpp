@@ -14,6 +14,8 @@ constexpr uint64_t kNone = ~uint64_t{0};
 constexpr uint64_t kGrowLeast = 64 << 10, kGrowMost = 4 << 20;
 // Blocks of a request's own class may or may not fit; so many are looked at before growing.
 constexpr int kSameClassTries = 32;
+// One part in so many of the capacity is kept for records and index.
+constexpr uint64_t kSmallPartsShare = 32;
 
 struct SizeClass {
   uint32_t first, second;
@@ -128,28 +130,36 @@ Status Heap::take_fit(uint64_t size, uint64_t& block) {
   return Status::kMiss;
 }
 
-// Commit more heap, at least so much that the last block then holds `size`.
+// Make the last block hold `size`, if it does not: commit more heap.
 Status Heap::grow(uint64_t size) {
   const uint64_t old_end = committed(), end_mark = old_end - kEndSize;
   const bool last_is_free = (word(end_mark) & kPrevFree) != 0;
   const uint64_t last = last_is_free ? word(end_mark - 8) : 0;
   if (last > end_mark) return Status::kCorrupt;
-  const uint64_t least = round_up(size - std::min(size, last), kPage);
+  if (last >= size) return Status::kOk;  // take_fit looks at some blocks of a class, not at all
+  const uint64_t least = round_up(size - last, kPage);
+  // Committed memory is never given back, so the heap must not take it all: entries that are
+  // smaller than those before need more records and index words.
+  const Meta& m = segment_.meta();
+  const uint64_t share = segment_.capacity() / kSmallPartsShare;
+  const uint64_t have = m.records_committed.load(std::memory_order_relaxed) * sizeof(Record) +
+                        2 * m.index_committed.load(std::memory_order_relaxed);
+  const uint64_t keep = share - std::min(share, have);
   uint64_t bytes = std::max(least, std::clamp(old_end / 4, kGrowLeast, kGrowMost));
   bytes = round_up(bytes, kPage);
   if (old_end + bytes > segment_.geometry().heap_max) bytes = least;
   if (old_end + bytes > segment_.geometry().heap_max) return Status::kArenaFull;
-  Status status = segment_.commit(segment_.geometry().heap + old_end, bytes);
+  Status status = segment_.commit(segment_.geometry().heap + old_end, bytes, keep);
   if (status != Status::kOk && bytes > least) {
     bytes = least;
-    status = segment_.commit(segment_.geometry().heap + old_end, bytes);
+    status = segment_.commit(segment_.geometry().heap + old_end, bytes, keep);
   }
   if (status != Status::kOk) return status;
   segment_.meta().heap_committed.store(old_end + bytes, std::memory_order_release);
   // The old end mark becomes a used block over the new memory, and is then released.
   const uint64_t new_end = old_end + bytes;
   set_word(new_end - kEndSize, kEndSize);
-  set_word(end_mark, (bytes) | (word(end_mark) & kPrevFree));
+  set_word(end_mark, bytes | (word(end_mark) & kPrevFree));
   return release(HeapOffset{end_mark + 8});
 }
 

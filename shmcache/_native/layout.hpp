@@ -51,7 +51,7 @@
 //            a whole index in the spare area; then root = {g+1, spare}: the one store that moves
 //            the truth for readers and for repair alike. STAGED with txn <= root generation is
 //            LIVE, with a larger one FREE; doomed by txn <= generation is FREE, by a larger one
-//            LIVE. Then each is settled.
+//            LIVE. Then each is settled: its txn to 0, then its state.
 //   growth   fallocate, then the watermark.
 //
 // Publish/observe pairs (release -> acquire); everything else is relaxed and says why:
@@ -173,8 +173,8 @@ struct Meta {
   alignas(64) std::atomic<RecordNo> queue_head;
   std::atomic<RecordNo> queue_tail;
   std::atomic<uint64_t> next_seq;
-  std::atomic<uint64_t> initial_last_seq;  // last seq of the first replace
-  std::atomic<uint32_t> shut_down;         // 0 open, 1 drains, 2 at once
+  std::atomic<uint64_t> initial_last_seq;  // of the first replace, 0 when all of it is gone
+  std::atomic<uint32_t> shut_down;         // 0 open, 1 shut down
   std::atomic<uint32_t> populated;         // the first replace (FIFO: or add) has happened
   // Figures for people.
   alignas(64) std::atomic<uint64_t> writes;

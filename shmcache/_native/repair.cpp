@@ -59,14 +59,44 @@ void kill(Record& r) {
 
 }  // namespace
 
+// Kill LIVE records whose extents overlap that of an earlier one; whether there were any.
+bool Arena::drop_overlapping() {
+  struct Extent {
+    uint64_t begin, end;
+    RecordNo record;
+  };
+  std::vector<Extent> extents;
+  for (uint64_t i = 0, n = table_.records_used(); i < n; ++i) {
+    const RecordNo number{static_cast<uint32_t>(i)};
+    const Record& r = table_.record(number);
+    if (state_of(r.state.load(relaxed)) != State::kLive) continue;
+    const HeapOffset extent = r.extent.load(relaxed);
+    extents.push_back({raw(extent), raw(extent) + table_.heap().used_block(extent), number});
+  }
+  std::sort(extents.begin(), extents.end(),
+            [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
+  uint64_t end = 0, dropped = 0;
+  for (const Extent& extent : extents) {
+    if (extent.begin < end) {
+      kill(table_.record(extent.record));
+      ++dropped;
+    } else {
+      end = extent.end;
+    }
+  }
+  Meta& m = segment_->meta();
+  m.dropped_records.store(m.dropped_records.load(relaxed) + dropped, relaxed);
+  return dropped != 0;
+}
+
 Status Arena::repair_locked() try {
   const uint64_t started = now_ns();
   Meta& m = segment_->meta();
   const bool fifo = segment_->kind() == Kind::kFifo;
-  const Root root = table_.root();
+  Root root;
   Heap& heap = table_.heap();
   const uint64_t used = table_.records_used();
-  if (root.log2 > segment_->geometry().index_max_log2) return Status::kCorrupt;
+  if (Status s = table_.root(root); s != Status::kOk) return s;
 
   struct Position {
     uint64_t seq;
@@ -87,10 +117,10 @@ Status Arena::repair_locked() try {
       kill(r);
       continue;
     }
+    r.txn.store(0, relaxed);  // before LIVE: a LIVE record with its txn would be doomed
     if (state_of(state) != State::kLive) {
       r.state.store(make_state(version_of(state), State::kLive), release);
     }
-    r.txn.store(0, relaxed);
     const uint64_t key_size = r.key_size.load(relaxed), value_size = r.value_size.load(relaxed);
     const HeapOffset extent = r.extent.load(relaxed);
     const uint64_t block = heap.used_block(extent);
@@ -104,11 +134,14 @@ Status Arena::repair_locked() try {
     }
     ++live;
   }
+  // Before the root moves on, or a replace that never happened would seem to be of the past.
+  settle_replace(root.generation);
 
   // 2. A whole index in the spare area. The size it has is enough, by reserve_index and replace.
   Table::Spare spare;
-  const uint32_t log2 = live * 4 > (uint64_t{3} << root.log2) ? table_.index_log2(live) : root.log2;
-  if (Status s = table_.clear_spare(std::max(log2, kIndexMinLog2), spare); s != Status::kOk) {
+  // (One word must stay empty; a half-done update is counted twice here and needs one word.)
+  const uint32_t log2 = live >> root.log2 != 0 ? table_.index_log2(live) : root.log2;
+  if (Status s = table_.clear_spare(log2, spare); s != Status::kOk) {
     return s;
   }
   const uint64_t mask = (uint64_t{1} << spare.log2) - 1;
@@ -118,10 +151,11 @@ Status Arena::repair_locked() try {
     const uint64_t state = r.state.load(relaxed);
     if (state_of(state) != State::kLive) continue;
     const uint64_t hash = r.hash.load(relaxed);
-    uint64_t slot = hash & mask;
+    uint64_t slot = hash & mask, steps = 0;
     RecordNo loser = kNoRecord;
     for (uint64_t word; (word = spare.words[slot].load(relaxed)) != kEmptyWord;
          slot = (slot + 1) & mask) {
+      if (++steps > mask) return Status::kCorrupt;
       if (!tag_matches(word, hash)) continue;
       Hit a, b;
       const RecordNo other = record_of(word);
@@ -169,7 +203,11 @@ Status Arena::repair_locked() try {
     }
   }
   m.free_record.store(free_record, relaxed);
-  if (Status s = heap.rebuild(starts.words()); s != Status::kOk) return s;
+  if (Status s = heap.rebuild(starts.words()); s != Status::kOk) {
+    // Extents overlap: no crash does that, but another writer's stray store may. Drop those that
+    // do, and begin again with what is left.
+    return drop_overlapping() ? repair_locked() : s;
+  }
 
   // 4. Order.
   if (fifo) {
@@ -180,14 +218,15 @@ Status Arena::repair_locked() try {
       if (Status s = queue_.push_tail(position.record); s != Status::kOk) return s;
     }
     m.next_seq.store(std::max(m.next_seq.load(relaxed), last_seq + 1), relaxed);
+    note_drained();
   }
 
   // 5. Figures, and everybody looks again.
-  settle_replace(root.generation);
   m.live.store(live, relaxed);
   m.tombstones.store(0, relaxed);
   m.used_bytes.store(used_bytes, relaxed);
-  m.version.store(version, release);
+  // One more than any: who waits at a version that a crash left behind is told to look again.
+  m.version.store(version + 1, release);
   m.dropped_records.store(m.dropped_records.load(relaxed) + dropped, relaxed);
   table_.overflow_ring();
   const bool first = m.mutation_seq.load(relaxed) == 0;  // a new arena is formatted, not repaired

@@ -10,10 +10,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "lock.hpp"
@@ -21,9 +23,6 @@
 namespace shmcache {
 namespace {
 
-constexpr off_t kInitByte = off_t{1} << 61;
-constexpr off_t kAttachByte = kInitByte + 1;
-constexpr off_t kOwnerBytes = kInitByte + 4096;
 // Written before anything else, so that a half-made segment is told from a foreign file.
 constexpr uint64_t kCreating = 0x3067686361636d68;
 // One fallocate call: small enough that a storm of signals cannot starve it.
@@ -50,11 +49,11 @@ Registry& registry() {
   return *instance;
 }
 
-bool set_byte_lock(int fd, short type, off_t byte) {
+bool set_byte_lock(int fd, short type, uint64_t byte) {
   struct flock lock {};
   lock.l_type = type;
   lock.l_whence = SEEK_SET;
-  lock.l_start = byte;
+  lock.l_start = static_cast<off_t>(byte);
   lock.l_len = 1;
   int rc;
   do {
@@ -64,11 +63,11 @@ bool set_byte_lock(int fd, short type, off_t byte) {
 }
 
 // Whether another description holds a lock on `byte` that a write lock would conflict with.
-bool byte_held(int fd, off_t byte) {
+bool byte_held(int fd, uint64_t byte) {
   struct flock lock {};
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;
-  lock.l_start = byte;
+  lock.l_start = static_cast<off_t>(byte);
   lock.l_len = 1;
   // An error would say "held": to take a living owner for dead is the one mistake not to make.
   return fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
@@ -90,7 +89,7 @@ Status check_file(int fd, Finding& finding, struct stat& st) {
   if (fstat(fd, &st) != 0) return system_error(finding);
   finding.uid = st.st_uid;
   finding.mode = st.st_mode & 07777;
-  const bool trusted_owner = st.st_uid == geteuid() || st.st_uid == 0;
+  const bool trusted_owner = st.st_uid == geteuid() || st.st_uid == 0 || geteuid() == 0;
   if (!S_ISREG(st.st_mode) || !trusted_owner || (st.st_mode & 0002) != 0 || st.st_nlink > 1) {
     return Status::kInsecure;
   }
@@ -135,7 +134,10 @@ Status read_header(int fd, int lock_fd, Header& header, Finding& finding) {
 
 Status Segment::open_descriptors(int fd, Finding& finding) {
   fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  if (fd_ < 0) return system_error(finding);
+  struct stat st {};
+  if (fd_ < 0 || fstat(fd_, &st) != 0) return system_error(finding);
+  device_ = st.st_dev;
+  inode_ = st.st_ino;
   lock_fd_ = reopen(fd_);
   if (lock_fd_ < 0) return system_error(finding);
   return Status::kOk;
@@ -160,8 +162,7 @@ Status Segment::map(Finding& finding) {
 }
 
 Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacity,
-                       std::string_view codec, uint32_t mode, std::unique_ptr<Segment>& out,
-                       Finding& finding) {
+                       std::string_view codec, std::unique_ptr<Segment>& out, Finding& finding) {
   capacity = round_up(capacity, kPage);
   finding.wanted = capacity;
   finding.available = kMinCapacity;
@@ -187,12 +188,16 @@ Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacit
   if (pread(fd, &magic, sizeof magic, 0) == sizeof magic && magic != kCreating) {
     return magic == kMagic ? Status::kExists : Status::kForeign;
   }
-  // fchmod, because the umask has already narrowed what shm_open was asked for.
-  if (fchmod(fd, mode) != 0) return system_error(finding);
+  if (fchmod(fd, 0600) != 0) return system_error(finding);
   Status status = made->initialise(capacity, codec, finding);
   if (status != Status::kOk) {
     (void)!ftruncate(fd, 0);  // who has it open already finds it unfinished
-    shm_unlink(shm_name);
+    struct stat named {};
+    const std::string path = std::string("/dev/shm") + shm_name;
+    if (stat(path.c_str(), &named) == 0 && named.st_dev == made->device_ &&
+        named.st_ino == made->inode_) {
+      shm_unlink(shm_name);
+    }
     return status;
   }
   set_byte_lock(made->lock_fd_, F_RDLCK, kAttachByte);
@@ -329,8 +334,8 @@ uint64_t Segment::committed() const {
          m.heap_committed.load(std::memory_order_acquire);
 }
 
-Status Segment::commit(uint64_t offset, uint64_t size) {
-  if (committed() + size > capacity_) return Status::kArenaFull;
+Status Segment::commit(uint64_t offset, uint64_t size, uint64_t keep) {
+  if (committed() + size + keep > capacity_) return Status::kArenaFull;
   for (uint64_t done = 0; done < size;) {
     const uint64_t chunk = std::min(kCommitChunk, size - done);
     int rc;
@@ -384,20 +389,6 @@ bool Segment::owner_alive(uint32_t id) const {
 uint32_t Segment::owner_pid(uint32_t id) const {
   const uint32_t slot = (id >> kGenerationBits) - 1;
   return slot < kOwnerSlots ? control().slots[slot].pid.load(std::memory_order_relaxed) : 0;
-}
-
-uint32_t Segment::attached() const {
-  uint32_t count = 0;
-  const uint32_t own = owner_id() == 0 ? kOwnerSlots : (owner_id() >> kGenerationBits) - 1;
-  for (uint32_t i = 0; i < kOwnerSlots; ++i) {
-    if (i == own) {
-      ++count;
-    } else if (control().slots[i].pid.load(std::memory_order_relaxed) != 0 &&
-               byte_held(lock_fd_, kOwnerBytes + i)) {
-      ++count;
-    }
-  }
-  return count;
 }
 
 }  // namespace shmcache

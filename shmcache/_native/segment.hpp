@@ -9,7 +9,8 @@
 //
 // Byte locks, at offsets far beyond any file size:
 //   kInitByte      write: who initialises the segment
-//   kAttachByte    read: every attached handle. Who gets it for writing knows nobody is attached
+//   kAttachByte    read: every attached handle, so whether anybody is attached is one question
+//                  to the kernel, and how many is a count in /proc/locks
 //   kOwnerBytes+i  write: the owner of slot i
 //
 // fork: the child inherits lock_fd, and with it the parent's locks. An atfork handler closes it
@@ -27,6 +28,10 @@
 
 namespace shmcache {
 
+constexpr uint64_t kInitByte = uint64_t{1} << 61;
+constexpr uint64_t kAttachByte = kInitByte + 1;
+constexpr uint64_t kOwnerBytes = kInitByte + 4096;
+
 // What a failed create or attach found, for the error message.
 struct Finding {
   int error = 0;  // errno
@@ -43,8 +48,7 @@ class Segment {
   // want of memory, `shm_name` is unlinked while we still hold the initialiser's lock, so nobody
   // else can have made a segment of it.
   static Status create(int fd, const char* shm_name, Kind kind, uint64_t capacity,
-                       std::string_view codec, uint32_t mode, std::unique_ptr<Segment>& out,
-                       Finding& finding);
+                       std::string_view codec, std::unique_ptr<Segment>& out, Finding& finding);
   static Status attach(int fd, Kind kind, std::string_view codec, bool writable,
                        std::unique_ptr<Segment>& out, Finding& finding);
   // Read the header of any file, without attaching. `in_use`: a living process is attached.
@@ -73,8 +77,9 @@ class Segment {
   // Committed memory (I10). REQUIRES for commit: the lock is held.
   uint64_t committed() const;
   // Reserve [offset, offset + size) of the file so that touching it cannot fault.
-  // kArenaFull: the capacity forbids it; kNoSpace: the file system has no pages. All or nothing.
-  Status commit(uint64_t offset, uint64_t size);
+  // kArenaFull: the capacity forbids it, or less than `keep` of it would be left; kNoSpace: the
+  // file system has no pages.
+  Status commit(uint64_t offset, uint64_t size, uint64_t keep = 0);
 
   // Identity. claim_slot is idempotent and thread-safe.
   Status claim_slot();
@@ -82,7 +87,10 @@ class Segment {
   uint32_t owner_id() const { return owner_id_.load(std::memory_order_acquire); }
   bool owner_alive(uint32_t owner_id) const;
   uint32_t owner_pid(uint32_t owner_id) const;
-  uint32_t attached() const;
+
+  // Which file this is, whatever its name stands for by now.
+  uint64_t device() const { return device_; }
+  uint64_t inode() const { return inode_; }
 
   void child_after_fork();  // the atfork handler calls it
 
@@ -104,6 +112,7 @@ class Segment {
   bool writable_ = false;
   int fd_ = -1;
   int lock_fd_ = -1;
+  uint64_t device_ = 0, inode_ = 0;
   std::atomic<uint32_t> owner_id_{0};
 };
 

@@ -9,7 +9,9 @@ namespace {
 
 constexpr int kReadTries = 32;
 // Load at most 3/4, grown to at most 1/2: a miss then probes some 8 words, one cache line.
-constexpr uint64_t kLoadNumerator = 3, kLoadDenominator = 4;
+// Where there is no memory to grow, up to 7/8 rather than an error.
+constexpr bool load_ok(uint64_t words, uint64_t size) { return words * 4 <= size * 3; }
+constexpr bool load_bearable(uint64_t words, uint64_t size) { return words * 8 <= size * 7; }
 constexpr uint64_t kRecordsGrowLeast = 64, kRecordsGrowMost = 16384;
 
 constexpr auto relaxed = std::memory_order_relaxed;
@@ -23,6 +25,39 @@ Key Table::key(const char* data, uint64_t size) const {
 }
 
 Root Table::root() const { return Root::unpack(segment_.meta().root.load(acquire)); }
+
+Status Table::root(Root& root) const {
+  root = this->root();
+  const bool ok = root.log2 >= kIndexMinLog2 && root.log2 <= segment_.geometry().index_max_log2 &&
+                  uint64_t{8} << root.log2 <= segment_.meta().index_committed.load(acquire);
+  return ok ? Status::kOk : Status::kCorrupt;
+}
+
+bool Table::watermarks_ok() const {
+  const Geometry& g = segment_.geometry();
+  const Meta& m = segment_.meta();
+  const uint64_t index = m.index_committed.load(acquire), heap = m.heap_committed.load(acquire);
+  const uint64_t records = m.records_committed.load(acquire);
+  Root now;
+  return index % kPage == 0 && index <= uint64_t{8} << g.index_max_log2 && heap % kPage == 0 &&
+         heap != 0 && heap <= g.heap_max && records <= g.max_records &&
+         records * sizeof(Record) % kPage == 0 && m.records_used.load(acquire) <= records &&
+         m.live.load(acquire) <= records && root(now) == Status::kOk;
+}
+
+// P4, the writer's half of a seqlock.
+void Table::begin_mutation() {
+  Meta& m = segment_.meta();
+  version_ = m.version.load(relaxed);
+  m.mutation_seq.store(m.mutation_seq.load(relaxed) + 1, relaxed);
+  std::atomic_thread_fence(release);
+}
+
+void Table::end_mutation() {
+  Meta& m = segment_.meta();
+  m.version.store(version_, release);
+  m.mutation_seq.store(m.mutation_seq.load(relaxed) + 1, release);
+}
 
 Record& Table::record(RecordNo r) const { return segment_.records()[raw(r)]; }
 
@@ -80,6 +115,7 @@ Status Table::find(const Key& key, Hit& hit) const {
     const Root root = Root::unpack(root_word);
     if (root.log2 > segment_.geometry().index_max_log2 ||
         uint64_t{8} << root.log2 > m.index_committed.load(acquire)) {
+      if (m.root.load(relaxed) != root_word) continue;
       return Status::kCorrupt;
     }
     const std::atomic<uint64_t>* words = segment_.index(root.area);
@@ -182,8 +218,8 @@ Status Table::probe(const std::atomic<uint64_t>* words, uint32_t log2, const Key
 }
 
 Status Table::locate(const Key& key, Place& place) const {
-  const Root r = root();
-  if (r.log2 > segment_.geometry().index_max_log2) return Status::kCorrupt;
+  Root r;
+  if (Status s = root(r); s != Status::kOk) return s;
   return probe(segment_.index(r.area), r.log2, key, place);
 }
 
@@ -191,17 +227,20 @@ Status Table::locate_in(const Spare& spare, const Key& key, Place& place) const 
   return probe(spare.words, spare.log2, key, place);
 }
 
-void Table::place_in(const Spare& spare, uint64_t hash, RecordNo number) {
+Status Table::place_in(const Spare& spare, uint64_t hash, RecordNo number) {
   const uint64_t mask = (uint64_t{1} << spare.log2) - 1;
   uint64_t slot = hash & mask;
-  // Terminates: clear_spare left at least half of the words empty.
-  while (spare.words[slot].load(relaxed) != kEmptyWord) slot = (slot + 1) & mask;
+  for (uint64_t steps = 0; spare.words[slot].load(relaxed) != kEmptyWord; ++steps) {
+    if (steps == mask) return Status::kCorrupt;  // more records than were counted
+    slot = (slot + 1) & mask;
+  }
   spare.words[slot].store(index_word(hash, number), relaxed);  // published by publish_root
+  return Status::kOk;
 }
 
 uint32_t Table::index_log2(uint64_t count) const {
   uint32_t log2 = std::max(root().log2, kIndexMinLog2);
-  while ((uint64_t{1} << log2) < 2 * count) ++log2;
+  while (log2 < 63 && uint64_t{1} << (log2 - 1) < count) ++log2;
   return log2;
 }
 
@@ -222,7 +261,9 @@ Status Table::clear_spare(uint32_t log2, Spare& spare) {
   spare.area = now.area ^ 1;
   spare.log2 = log2;
   spare.words = segment_.index(spare.area);
-  // Relaxed: readers that still hold this area believe nothing they miss in it (table.hpp).
+  // Readers that still hold this area believe nothing that they miss in it (table.hpp): whoever
+  // sees a cleared word sees, by this fence, that the root has moved on.
+  std::atomic_thread_fence(release);
   for (uint64_t i = 0; i < uint64_t{1} << log2; ++i) spare.words[i].store(kEmptyWord, relaxed);
   return Status::kOk;
 }
@@ -234,17 +275,24 @@ void Table::publish_root(const Spare& spare) {
 
 Status Table::reserve_index(uint64_t count) {
   Meta& m = segment_.meta();
-  const uint64_t live = m.live.load(relaxed);
-  const uint64_t size = uint64_t{1} << root().log2;
-  if ((live + m.tombstones.load(relaxed) + count) * kLoadDenominator <= size * kLoadNumerator) {
-    return Status::kOk;
-  }
+  Root now;
+  if (Status s = root(now); s != Status::kOk) return s;
+  const uint64_t live = m.live.load(relaxed), size = uint64_t{1} << now.log2;
+  const uint64_t taken = live + m.tombstones.load(relaxed) + count;
+  if (load_ok(taken, size)) return Status::kOk;
   Spare spare;
-  if (Status s = clear_spare(index_log2(live + count), spare); s != Status::kOk) return s;
+  Status status = clear_spare(index_log2(live + count), spare);
+  if (status == Status::kArenaFull || status == Status::kNoSpace) {
+    if (load_bearable(taken, size)) return Status::kOk;
+    if (!load_bearable(live + count, size)) return status;
+    status = clear_spare(now.log2, spare);  // the same size, without the tombstones
+  }
+  if (status != Status::kOk) return status;
   for (uint64_t i = 0, n = records_used(); i < n; ++i) {
     const RecordNo number{static_cast<uint32_t>(i)};
     if (state_of(record(number).state.load(relaxed)) == State::kLive) {
-      place_in(spare, record(number).hash.load(relaxed), number);
+      status = place_in(spare, record(number).hash.load(relaxed), number);
+      if (status != Status::kOk) return status;
     }
   }
   publish_root(spare);
@@ -317,16 +365,10 @@ Status Table::discard(RecordNo fresh) {
   const uint64_t state = r.state.load(relaxed);
   r.state.store(make_state(version_of(state), State::kFree), release);
   r.txn.store(0, relaxed);
+  std::atomic_thread_fence(release);  // P1, as in retire
   const Status status = heap_.release(r.extent.load(relaxed));
   give_record(fresh);
   return status;
-}
-
-uint64_t Table::next_version() {
-  Meta& m = segment_.meta();
-  const uint64_t version = m.version.load(relaxed) + 1;
-  m.version.store(version, release);
-  return version;
 }
 
 uint64_t Table::bytes_of(RecordNo number) const {
@@ -385,8 +427,8 @@ void Table::clear_word(const Root& r, uint64_t slot) {
 Status Table::erase(RecordNo number) {
   Meta& m = segment_.meta();
   Record& r = record(number);
-  const Root now = root();
-  if (now.log2 > segment_.geometry().index_max_log2) return Status::kCorrupt;
+  Root now;
+  if (Status s = root(now); s != Status::kOk) return s;
   const std::atomic<uint64_t>* words = segment_.index(now.area);
   const uint64_t mask = (uint64_t{1} << now.log2) - 1, hash = r.hash.load(relaxed);
   const uint64_t wanted = index_word(hash, number);
@@ -395,7 +437,7 @@ Status Table::erase(RecordNo number) {
     if (words[slot].load(relaxed) == kEmptyWord || ++steps > mask) return Status::kCorrupt;
   }
   push_ring(number);
-  next_version();
+  (void)next_version();
   // The truth moves first, then the index (layout.hpp, delete).
   r.state.store(make_state(version_of(r.state.load(relaxed)), State::kFree), release);
   clear_word(now, slot);

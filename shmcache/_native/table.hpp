@@ -66,8 +66,7 @@ class Table {
 
   // --- readers, any time ---
   Status find(const Key& key, Hit& hit) const;
-  // The entry of one record, if it has one (LIVE, or STAGED when `staged` allows it).
-  // kMiss: FREE. kBusy: it changed meanwhile.
+  // The entry of one record, LIVE or STAGED. kMiss: FREE. kBusy: it changed meanwhile.
   Status peek(RecordNo record, Hit& hit) const;
   // Copy what a hit names; false if the record has changed, the copy is then worthless.
   bool read_key(const Hit& hit, void* to) const;
@@ -75,13 +74,22 @@ class Table {
   uint64_t records_used() const;
 
   // --- writers; REQUIRES: the lock is held for writing, the state is whole ---
+  // The bracket of every change of content. Versions are counted privately in between and
+  // published at the end: who is told of a version finds its change.
+  void begin_mutation();
+  void end_mutation();
+  uint64_t next_version() { return ++version_; }
+  void set_version(uint64_t version) { version_ = version; }
+  // Whether the watermarks are within their regions (I10): nothing may be touched if not.
+  bool watermarks_ok() const;
+
   struct Place {
     uint64_t slot = 0;               // where the key's word is or would go
     RecordNo record = kNoRecord;     // kNoRecord: absent
     bool reuses_tombstone = false;
   };
   Status locate(const Key& key, Place& place) const;
-  // Make room in the index for `count` more words.
+  // Make room in the index for `count` more words. May publish a new index: locate again.
   Status reserve_index(uint64_t count);
   // A FREE record and an extent with this content, unpublished. All or nothing.
   Status prepare(const Key& key, Bytes value, RecordNo& fresh);
@@ -107,10 +115,12 @@ class Table {
   Status clear_spare(uint32_t log2, Spare& spare);
   // Where `key` is or would go in the spare area.
   Status locate_in(const Spare& spare, const Key& key, Place& place) const;
-  static void place_in(const Spare& spare, uint64_t hash, RecordNo record);
+  static Status place_in(const Spare& spare, uint64_t hash, RecordNo record);
   void publish_root(const Spare& spare);
 
   Root root() const;
+  // The root, if it names an area that is committed.
+  Status root(Root& root) const;
   Record& record(RecordNo r) const;
   bool valid(RecordNo r) const;
   uint64_t bytes_of(RecordNo r) const;  // heap block and record
@@ -118,7 +128,6 @@ class Table {
   const Heap& heap() const { return heap_; }
   void push_ring(RecordNo r);
   void overflow_ring();
-  uint64_t next_version();
 
  private:
   Status probe(const std::atomic<uint64_t>* words, uint32_t log2, const Key& key,
@@ -129,6 +138,7 @@ class Table {
 
   Segment& segment_;
   Heap heap_;
+  uint64_t version_ = 0;  // of the mutation that runs; private to the lock's owner
 };
 
 }  // namespace shmcache

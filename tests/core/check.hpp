@@ -53,9 +53,11 @@ inline std::unique_ptr<shmcache::Arena> create(int fd, shmcache::Kind kind,
   std::unique_ptr<shmcache::Segment> segment;
   shmcache::Finding finding;
   auto status = shmcache::Segment::create(fd, "/shmcache.core-test-has-no-name", kind, capacity,
-                                          "raw", 0600, segment, finding);
+                                          "raw", segment, finding);
   if (status != shmcache::Status::kOk) fail(__FILE__, __LINE__, "create");
-  return std::make_unique<shmcache::Arena>(std::move(segment));
+  auto arena = std::make_unique<shmcache::Arena>(std::move(segment));
+  if (arena->format() != shmcache::Status::kOk) fail(__FILE__, __LINE__, "format");
+  return arena;
 }
 
 inline std::unique_ptr<shmcache::Arena> attach(int fd, shmcache::Kind kind, bool writable = true) {

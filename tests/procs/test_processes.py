@@ -174,12 +174,15 @@ def test_fork_while_other_threads_use_the_handle(store: Store, fifo: FIFO) -> No
 
 
 def test_a_forked_child_counts_for_itself(store: Store) -> None:
-    """A child gets its own owner slot; its death does not end the parent's."""
+    """A child that inherits a handle is attached by itself; its death does not end the parent's."""
     store.add_raw("parent", b"\xa1x")
 
     def child() -> None:
+        assert store.stats().attached == 2
         store.add_raw("child", b"\xa1x")
         assert store.stats().attached == 2
+        with Store.attach(store.name):
+            assert store.stats().attached == 3
 
     assert forked(child) == 0
     assert store.stats().attached == 1
