@@ -15,6 +15,7 @@ class Arena::Guard {
   Guard& operator=(const Guard&) = delete;
 
   Status status() const { return status_; }
+  bool held() const { return held_; }
   // Whether the lock was DIRTY when it was taken.
   bool dirty() const { return found_.dirty; }
 

@@ -250,7 +250,9 @@ class Verifier {
 
 Status Arena::check(uint64_t deadline, std::vector<std::string>& violations) {
   Guard guard(*this, segment_->writable() ? Hold::kWrite : Hold::kRead, deadline);
-  if (guard.status() != Status::kOk) return guard.status();
+  // What is too damaged to be repaired can still be described.
+  const bool damaged = guard.held() && guard.status() == Status::kCorrupt;
+  if (guard.status() != Status::kOk && !damaged) return guard.status();
   if (guard.dirty() && !segment_->writable()) {
     violations.push_back(
         "a writer died in the middle of a change; the next writable handle repairs it");
