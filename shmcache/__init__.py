@@ -6,12 +6,19 @@ A worker never sees a source. This file only re-exports; everything else is priv
 ``shmcache.sources`` and ``shmcache.demo``.
 """
 
+import importlib.util
 import sys
 
 if sys.platform != "linux":
     raise ImportError(
         "shmcache runs on Linux only: it is built on futexes, open file description locks and "
         f"/dev/shm, which {sys.platform} does not have"
+    )
+
+if importlib.util.find_spec("shmcache._core") is None:
+    raise ImportError(
+        f"the native core of shmcache is not built in {__path__[0]}: in a checkout run "
+        "scripts/setup, or pip install it and run Python from another directory"
     )
 
 from shmcache._arena import list_arenas, unlink

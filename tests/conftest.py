@@ -10,16 +10,14 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import shmcache
+from shmcache import _arena
 
 SHM = Path("/dev/shm")
-
-
-def _segments() -> set[str]:
-    return {entry.name for entry in SHM.iterdir() if entry.name.startswith("shmcache.")}
 
 
 def _segment_descriptors() -> list[str]:
@@ -34,32 +32,25 @@ def _segment_descriptors() -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _leaves_nothing() -> Iterator[None]:
-    """No test leaves a descriptor of a segment, a child process or a thread that keeps us alive."""
+def _leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test leaves a segment that it created, a descriptor of one, a child process, or a thread
+    that keeps us alive."""
     threads = set(threading.enumerate())
+    created: list[str] = []
+    create = _arena.Opening.create
+
+    def recording(*args: Any) -> Any:
+        core, name = create(*args)
+        created.append(name)
+        return core, name
+
+    monkeypatch.setattr(_arena.Opening, "create", recording)
     yield
     gc.collect()
     assert _segment_descriptors() == []
     assert multiprocessing.active_children() == []
     assert [t for t in threading.enumerate() if t not in threads and not t.daemon] == []
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    if not hasattr(session.config, "workerinput"):
-        session.config.stash[_BEFORE] = _segments()
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """The run as a whole leaves no segment in /dev/shm (workers run side by side, so one check)."""
-    if hasattr(session.config, "workerinput"):
-        return
-    left = _segments() - session.config.stash[_BEFORE]
-    if left:
-        print(f"\nleft in /dev/shm: {sorted(left)}")
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-_BEFORE = pytest.StashKey[set[str]]()
+    assert [name for name in created if (SHM / f"shmcache.{name}").exists()] == []
 
 
 @pytest.fixture

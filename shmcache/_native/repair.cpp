@@ -225,11 +225,11 @@ Status Arena::repair_locked() try {
   m.live.store(live, relaxed);
   m.tombstones.store(0, relaxed);
   m.used_bytes.store(used_bytes, relaxed);
+  const bool first = m.mutation_seq.load(relaxed) == 0;  // a new arena is formatted, not repaired
   // One more than any: who waits at a version that a crash left behind is told to look again.
-  m.version.store(version + 1, release);
+  m.version.store(first ? version : version + 1, release);
   m.dropped_records.store(m.dropped_records.load(relaxed) + dropped, relaxed);
   table_.overflow_ring();
-  const bool first = m.mutation_seq.load(relaxed) == 0;  // a new arena is formatted, not repaired
   m.mutation_seq.store((m.mutation_seq.load(relaxed) | 1) + 1, release);
   if (!first) {
     m.repairs.store(m.repairs.load(relaxed) + 1, relaxed);

@@ -76,6 +76,28 @@ inline std::vector<std::string> violations(shmcache::Arena& arena) {
   return found;
 }
 
+inline void put(shmcache::Arena& arena, const std::string& key, const std::string& value) {
+  bool wrote = false;
+  if (arena.upsert({key, {value.data(), value.size()}}, shmcache::Upsert::kAlways, soon(), wrote) !=
+          shmcache::Status::kOk ||
+      !wrote) {
+    fail(__FILE__, __LINE__, "put " + key);
+  }
+}
+
+inline void drop(shmcache::Arena& arena, const std::string& key) {
+  bool was_there = false;
+  if (arena.erase(key, soon(), was_there) != shmcache::Status::kOk) {
+    fail(__FILE__, __LINE__, "drop " + key);
+  }
+}
+
+inline std::string value_of(shmcache::Arena& arena, const std::string& key) {
+  shmcache::Item item;
+  return arena.copy(key, soon(), item) == shmcache::Status::kOk ? std::string(item.value())
+                                                                : "(absent)";
+}
+
 // A small fast generator: the harness must not depend on the library's distribution.
 struct Random {
   uint64_t state;

@@ -8,20 +8,11 @@
 #include "guard.hpp"
 
 using namespace shmcache;
+using harness::put;
 using harness::soon;
+using harness::value_of;
 
 namespace {
-
-void put(Arena& arena, const std::string& key, const std::string& value) {
-  bool wrote = false;
-  CHECK(arena.upsert({key, {value.data(), value.size()}}, Upsert::kAlways, soon(), wrote) ==
-        Status::kOk);
-}
-
-std::string value_of(Arena& arena, const std::string& key) {
-  Item item;
-  return arena.copy(key, soon(), item) == Status::kOk ? std::string(item.value()) : "(absent)";
-}
 
 Record& record_of_key(Arena& arena, const std::string& key) {
   Hit hit;

@@ -6,17 +6,8 @@
 #include "check.hpp"
 
 using namespace shmcache;
+using harness::put;
 using harness::soon;
-
-namespace {
-
-void put(Arena& arena, const std::string& key, const std::string& value) {
-  bool wrote = false;
-  CHECK(arena.upsert({key, {value.data(), value.size()}}, Upsert::kAlways, soon(), wrote) ==
-        Status::kOk);
-}
-
-}  // namespace
 
 CASE(fifo_like_a_deque, "random adds, updates, deletes and pops keep the order of a deque (I7)") {
   int fd = harness::anonymous_file();

@@ -14,6 +14,8 @@
 #include "check.hpp"
 
 using namespace shmcache;
+using harness::drop;
+using harness::put;
 using harness::soon;
 
 namespace {
@@ -195,17 +197,6 @@ struct Scenario {
   Operation operation;
   bool atomic = true;  // readers never see a part of it
 };
-
-void put(Arena& arena, const std::string& key, const std::string& value) {
-  bool wrote = false;
-  CHECK(arena.upsert({key, {value.data(), value.size()}}, Upsert::kAlways, soon(), wrote) ==
-        Status::kOk);
-}
-
-void drop(Arena& arena, const std::string& key) {
-  bool was_there = false;
-  CHECK(arena.erase(key, soon(), was_there) == Status::kOk);
-}
 
 void replace(Arena& arena, const Content& with) {
   std::vector<Entry> entries;

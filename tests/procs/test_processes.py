@@ -10,6 +10,7 @@ import queue
 import signal
 import threading
 import time
+import traceback
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -135,6 +136,8 @@ def forked(work: Any) -> int:
         try:
             work()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     _, status = os.waitpid(pid, 0)
