@@ -129,7 +129,7 @@ def workloads(store: Store, raw: FIFO) -> dict[str, Pair]:
         "warm get": (lambda: per_call(store.get_by_key, keys), lambda: per_call(objects.get, keys)),
         "raw get, 2.8 kB": (
             lambda: per_call(store.get_raw, keys),
-            lambda: per_call(lambda key: bytes(bytearray(payloads[key])), keys),
+            lambda: per_call(lambda key: bytes(memoryview(payloads[key])), keys),
         ),
         "cold get, 2.8 kB": (
             cold,

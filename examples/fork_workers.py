@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     options = parser.parse_args()
 
-    with FIFO.create(key_func=lambda job: job["id"]) as jobs:
+    with FIFO.create(key_func=lambda job: job["id"], capacity="16MiB") as jobs:
         try:
             fork = multiprocessing.get_context("fork")
             workers = [

@@ -93,7 +93,8 @@ def main() -> None:
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         server = "" if options.kubeconfig else stack.enter_context(ApiServer()).url
         core = connect(server, options.kubeconfig)
-        nodes, bound, pods = Store.create(), Store.create(), FIFO.create()
+        nodes, bound = Store.create(capacity="16MiB"), Store.create(capacity="16MiB")
+        pods = FIFO.create(capacity="16MiB")
         for store, resource, selector in (
             (nodes, "nodes", None),
             (bound, "pods", "spec.nodeName!="),

@@ -7,6 +7,7 @@ others still use. May import: ``_core``, ``_errors``, ``_status``, ``_types``.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -39,6 +40,8 @@ _POWER = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 # While somebody else creates the arena (milliseconds), look again this often.
 _POLL_SECONDS = 0.002
 _CREATION_SECONDS = 10.0
+# A creator has made the file and not yet locked it: microseconds, or it died just there.
+_GRACE_SECONDS = 0.25
 
 
 class Opening:
@@ -99,29 +102,31 @@ class Opening:
 
     def attach(self, name: str, writable: bool, timeout: float) -> _core.Arena:
         """The arena of that name; waits up to ``timeout`` seconds for it to appear."""
-        deadline = time.monotonic() + timeout
-        creation_deadline = max(deadline, time.monotonic() + _CREATION_SECONDS)
+        began = time.monotonic()
         while True:
+            waited = time.monotonic() - began
             try:
                 with _opened(name) as fd:
-                    core = _core.Arena.attach(
-                        fd,
-                        self.kind,
-                        self.codec,
-                        writable,
-                        name,
-                        self.decode,
-                        self.cache_bytes,
-                        self.lock_timeout,
-                    )
-                    if os.fstat(fd).st_nlink > 0:
-                        return core
-                    core.close()  # unlinked between the two steps
+                    status = _core.inspect(fd)["status"]
+                    if not (
+                        (status == "busy" and waited < max(timeout, _CREATION_SECONDS))
+                        or (status == "unfinished" and waited < max(timeout, _GRACE_SECONDS))
+                    ):
+                        core = _core.Arena.attach(
+                            fd,
+                            self.kind,
+                            self.codec,
+                            writable,
+                            name,
+                            self.decode,
+                            self.cache_bytes,
+                            self.lock_timeout,
+                        )
+                        if os.fstat(fd).st_nlink > 0:
+                            return core
+                        core.close()  # unlinked between the two steps
             except ArenaNotFoundError:
-                if time.monotonic() >= deadline:
-                    raise
-            except ArenaExistsError:  # busy: its creator is alive
-                if time.monotonic() >= creation_deadline:
+                if waited >= timeout:
                     raise
             time.sleep(_POLL_SECONDS)
 
@@ -131,7 +136,7 @@ class Opening:
             try:
                 with _opened(name) as fd:
                     unfinished = _core.inspect(fd)["status"] == "unfinished"
-                if not unfinished:
+                if not unfinished:  # else create takes it over
                     return self.attach(name, True, 0.0)
             except ArenaNotFoundError:
                 pass
@@ -252,7 +257,7 @@ def _translated(name: str) -> Iterator[None]:
             f"{_DIRECTORY}/{_PREFIX}{name} is not ours to open: it belongs to another user"
         ) from cause
     except OSError as cause:
-        if cause.errno == 40:  # ELOOP: shm_open follows no symbolic link
+        if cause.errno == errno.ELOOP:  # shm_open follows no symbolic link
             raise ArenaPermissionError(
                 f"{_DIRECTORY}/{_PREFIX}{name} is a symbolic link, and those are not followed"
             ) from cause

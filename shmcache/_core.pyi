@@ -1,7 +1,7 @@
 """Types of the native module (bind.cpp). Private: users have Store and FIFO."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 STATUS_NAMES: list[str]
 MAX_KEY_SIZE: int
@@ -20,7 +20,7 @@ class Arena:
         capacity: int,
         codec: str,
         name: str,
-        decode: Callable[[bytes], Any] | None,
+        decode: Callable[[bytes, str], Any] | None,
         cache_bytes: int,
         lock_timeout: float,
     ) -> Arena: ...
@@ -31,7 +31,7 @@ class Arena:
         codec: str,
         writable: bool,
         name: str,
-        decode: Callable[[bytes], Any] | None,
+        decode: Callable[[bytes, str], Any] | None,
         cache_bytes: int,
         lock_timeout: float,
     ) -> Arena: ...
@@ -54,6 +54,8 @@ class Arena:
     def items(self) -> list[tuple[str, Any]]: ...
     def pop(self, timeout: float | None) -> tuple[str, bytes]: ...
     def pop_many(self, max_items: int, timeout: float | None) -> list[tuple[str, bytes]]: ...
+    def poll(self) -> tuple[str, bytes] | Literal[False] | None: ...
+    def settle(self) -> None: ...
     def wait_ready(self, timeout: float | None) -> bool: ...
     def shut_down(self, immediate: bool) -> None: ...
     def size(self) -> int: ...

@@ -8,6 +8,7 @@ Pickling and copying give plain, mutable ones. May import: nothing of shmcache.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NoReturn
 
 __all__ = ["FrozenDict", "FrozenList", "freeze", "thaw"]
@@ -67,7 +68,7 @@ def _plain(obj: Any) -> Any:
 def thaw(obj: Any) -> Any:
     """Return a private, mutable copy of an object that a store handed out.
 
-    Containers are copied all the way down; other values (immutable anyway) are shared.
+    Everything is copied all the way down, typed objects too (by :func:`copy.deepcopy`).
 
     >>> shared = FrozenDict(labels=FrozenList(["a"]))
     >>> mine = thaw(shared)
@@ -79,7 +80,9 @@ def thaw(obj: Any) -> Any:
         return {key: thaw(value) for key, value in obj.items()}
     if isinstance(obj, list):
         return [thaw(value) for value in obj]
-    return obj
+    if isinstance(obj, (str, int, float, bytes, type(None))):
+        return obj
+    return copy.deepcopy(obj)
 
 
 def freeze(obj: Any) -> Any:

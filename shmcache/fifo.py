@@ -86,17 +86,27 @@ class FIFO(Store):
 
         Blocks until there is one, at most ``timeout`` seconds (0 does not wait), then
         :class:`queue.Empty`. Raises :class:`~shmcache.ShutDown` once the FIFO is shut down and
-        empty. ``KeyboardInterrupt`` and other exceptions of signal handlers leave at once and
-        lose nothing.
+        empty. ``KeyboardInterrupt`` and other exceptions of signal handlers leave a waiting
+        ``pop`` at once, and nothing is lost. One that Python raises in the very instant in which
+        an item is handed over loses that item, as with :class:`queue.Queue`: where that matters,
+        let the handler set a flag.
         """
         return self._decode(*self._core.pop(_checked(timeout)))
 
     def pop_many(self, max_items: int, timeout: float | None = None) -> builtins.list[Any]:
-        """Remove and return the oldest items, 1 to ``max_items``, in order; wait as :meth:`pop`."""
+        """Remove and return the oldest items, 1 to ``max_items``, in order; wait as :meth:`pop`.
+
+        If one of them cannot be decoded, the :class:`~shmcache.CodecError` has all that were
+        taken, as (key, bytes), in ``.obj``.
+        """
         if max_items < 1:
             raise ValueError(f"max_items must be at least 1, and it is {max_items}")
         taken = self._core.pop_many(max_items, _checked(timeout))
-        return [self._decode(key, data) for key, data in taken]
+        try:
+            return [self._decode(key, data) for key, data in taken]
+        except CodecError as error:
+            error.obj = taken
+            raise
 
     def pop_raw(self, timeout: float | None = None) -> tuple[str, bytes]:
         """As :meth:`pop`, past the codec: key and payload bytes."""
@@ -109,17 +119,18 @@ class FIFO(Store):
         loop's own thread, between two suspensions.
         """
         deadline = math.inf if timeout is None else time.monotonic() + (_checked(timeout) or 0.0)
-        loop = asyncio.get_running_loop()
+        run = asyncio.get_running_loop().run_in_executor
         while True:
-            try:
-                return self.pop(0)
-            except queue.Empty:
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    raise
-            await loop.run_in_executor(
-                None, self._core.wait_ready, min(remaining, _ASYNC_SLICE_SECONDS)
-            )
+            taken = self._core.poll()
+            if taken:
+                return self._decode(*taken)
+            if taken is False:  # the lock is taken: not a thing to wait for on the loop
+                await run(None, self._core.settle)
+                continue
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise queue.Empty
+            await run(None, self._core.wait_ready, min(remaining, _ASYNC_SLICE_SECONDS))
 
     def qsize(self) -> int:
         """How many items are queued."""

@@ -9,6 +9,7 @@ keys, codecs and the shapes that Python expects. May import: ``_arena``, ``_core
 from __future__ import annotations
 
 import builtins
+import contextlib
 import math
 import time
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 from shmcache import _arena
 from shmcache._core import Arena
-from shmcache._errors import CodecError, KeyFuncError
+from shmcache._errors import ArenaNotFoundError, CodecError, KeyFuncError
 from shmcache._ports import Codec, KeyFunc
 from shmcache._types import Stats
 from shmcache.codecs.msgpack import MsgpackCodec
@@ -114,7 +115,7 @@ class Store(Mapping[str, Any]):
         (another kind, codec or layout, or not an arena), :class:`~shmcache.ArenaPermissionError`.
         """
         self = cls._prepare(writable, key_func, codec, cache, lock_timeout)
-        self._core = self._opening.attach(name, writable, timeout)
+        self._core = self._opening.attach(name, writable, _at_least_zero(timeout))
         self._name = name
         self._identity = self._core.identity
         return self
@@ -151,6 +152,13 @@ class Store(Mapping[str, Any]):
     ) -> Self:
         self = cls.__new__(cls)
         self._codec = codec = MsgpackCodec() if codec is None else codec
+        if isinstance(codec, type) or not isinstance(codec, Codec):
+            raise TypeError(f"codec must be a codec like MsgpackCodec(), not {codec!r}")
+        if not callable(key_func):
+            raise TypeError(f"key_func must be callable, not {key_func!r}")
+        cache_bytes = _arena.parse_size(cache)
+        if cache_bytes < 0:
+            raise ValueError(f"cache must not be negative, and it is {cache!r}")
         if not codec.name.isascii() or not 1 <= len(codec.name) <= 31:
             raise ValueError(f"the name of a codec is 1 to 31 ASCII characters, not {codec.name!r}")
         self._key_func = key_func
@@ -162,7 +170,11 @@ class Store(Mapping[str, Any]):
             "lock_timeout": lock_timeout,
         }
         self._opening = _arena.Opening(
-            cls._kind, codec.name, _shared_decoder(codec), _arena.parse_size(cache), lock_timeout
+            cls._kind,
+            codec.name,
+            _shared_decoder(codec),
+            cache_bytes,
+            _at_least_zero(lock_timeout, "lock_timeout"),
         )
         return self
 
@@ -176,7 +188,8 @@ class Store(Mapping[str, Any]):
         An arena that has meanwhile taken the same name is left alone.
         """
         if _arena.identity(self._name) == self._identity:
-            _arena.unlink(self._name)
+            with contextlib.suppress(ArenaNotFoundError):  # somebody else was quicker
+                _arena.unlink(self._name)
 
     @property
     def name(self) -> str:
@@ -200,7 +213,7 @@ class Store(Mapping[str, Any]):
         self.close()
 
     def __reduce__(self) -> Any:
-        return _attach_again, (type(self), self._name, self._options)
+        return _attach_again, (type(self), self._name, self._identity, self._options)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self)} entries"
@@ -235,7 +248,11 @@ class Store(Mapping[str, Any]):
 
     def add_raw(self, key: str, data: bytes | bytearray | memoryview) -> None:
         """Store the payload ``data`` under ``key``, past codec and key function."""
-        self._core.add(key, data if isinstance(data, bytes) else bytes(data))
+        if not isinstance(data, bytes):
+            if not isinstance(data, (bytearray, memoryview)):
+                raise TypeError(f"a payload is bytes, not {type(data).__name__}")
+            data = bytes(data)
+        self._core.add(key, data)
 
     def delete(self, obj: Any) -> None:
         """Remove the entry with the key of ``obj``; an unknown key is no error."""
@@ -409,8 +426,16 @@ class _Values(ValuesView[Any]):
 _MISSING = object()
 
 
-def _attach_again(cls: type[Store], name: str, options: dict[str, Any]) -> Store:
-    return cls.attach(name, **options)
+def _attach_again(
+    cls: type[Store], name: str, identity: tuple[int, int], options: dict[str, Any]
+) -> Store:
+    store = cls.attach(name, **options)
+    if store._identity != identity:
+        store.close()
+        raise ArenaNotFoundError(
+            f"the arena {name!r} of this handle is gone, and another has taken its name"
+        )
+    return store
 
 
 def _shared_decoder(codec: Codec) -> Any:
@@ -419,22 +444,24 @@ def _shared_decoder(codec: Codec) -> Any:
     if decode is None:
         return None
 
-    def decode_shared(data: bytes) -> Any:
+    def decode_shared(data: bytes, key: str) -> Any:
         try:
             return decode(data)
         except Exception as cause:
             raise CodecError(
-                f"codec {codec.name!r} cannot decode a payload of {len(data)} bytes: {cause!r}",
+                f"codec {codec.name!r} cannot decode the {len(data)} bytes of {key!r}: {cause!r}",
                 data,
             ) from cause
 
     return decode_shared
 
 
-def _at_least_zero(timeout: float) -> float:
-    if timeout < 0:
-        raise ValueError(f"timeout must not be negative, and it is {timeout}")
-    return timeout
+def _at_least_zero(seconds: float, what: str = "timeout") -> float:
+    if not isinstance(seconds, (int, float)):
+        raise TypeError(f"{what} is a number of seconds, not {seconds!r}")
+    if not seconds >= 0:  # also NaN
+        raise ValueError(f"{what} must not be negative, and it is {seconds}")
+    return seconds
 
 
 def _checked(timeout: float | None) -> float | None:

@@ -142,6 +142,16 @@ def test_a_payload_that_cannot_be_decoded_is_not_lost(fifo: FIFO) -> None:
     assert caught.value.obj == b"\xc1"
 
 
+def test_pop_many_with_one_bad_payload_loses_nothing(fifo: FIFO) -> None:
+    """If one of several popped payloads cannot be decoded, the error carries all of them."""
+    payloads = [("a", b"\xa1x"), ("bad", b"\xc1"), ("c", b"\xa1z")]
+    for key, data in payloads:
+        fifo.add_raw(key, data)
+    with pytest.raises(shmcache.CodecError, match="'bad'") as caught:
+        fifo.pop_many(9)
+    assert caught.value.obj == payloads
+
+
 @pytest.mark.parametrize("how", ["add", "add_if_not_present", "add_many", "replace", "add_raw"])
 def test_every_way_in_wakes_a_sleeper(fifo: FIFO, pod: Any, how: str) -> None:
     """A blocked pop is woken by whatever puts an item in."""

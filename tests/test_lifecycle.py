@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import stat
 import subprocess
@@ -195,6 +197,64 @@ def test_codec_names_have_bounds(name: str) -> None:
     codec.name = "x" * 31
     with Store.create(name, codec=codec, capacity="1MiB"), Store.attach(name, codec=codec):
         pass
+
+
+def test_bad_arguments_leave_no_file(name: str) -> None:
+    """An argument of create that cannot be is refused before a file is made."""
+    for error, arguments in (
+        (ValueError, {"cache": -1}),
+        (ValueError, {"cache": "much"}),
+        (ValueError, {"lock_timeout": -1.0}),
+        (ValueError, {"lock_timeout": float("nan")}),
+        (TypeError, {"lock_timeout": "1"}),
+        (TypeError, {"codec": RawCodec}),
+        (TypeError, {"codec": "raw"}),
+        (TypeError, {"key_func": "id"}),
+    ):
+        with pytest.raises(error):
+            Store.create(name, **arguments)  # type: ignore[arg-type]
+    assert not path_of(name).exists()
+
+
+def attach_and_close(name: str, rounds: int) -> None:
+    for _ in range(rounds):
+        with contextlib.suppress(shmcache.ArenaNotFoundError):
+            Store.attach(name, timeout=60).close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_attach_races_with_creation_and_unlink(name: str) -> None:
+    """Who waits for an arena while it is created and unlinked again and again attaches to a whole
+    one, or finds none; never half of one."""
+    context = multiprocessing.get_context("fork")
+    waiting = context.Process(target=attach_and_close, args=(name, 300))
+    waiting.start()
+    while waiting.is_alive():
+        with Store.create(name, capacity="1MiB") as store:
+            store.unlink()
+    waiting.join()
+    assert waiting.exitcode == 0
+    waiting.close()
+
+
+def open_and_unlink(name: str, rounds: int) -> None:
+    for i in range(rounds):
+        with Store.open(name, capacity="1MiB") as store:
+            if i % 3 == 0:
+                store.unlink()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_open_races_with_open_and_unlink(name: str) -> None:
+    """open and unlink from three processes at once never fail."""
+    context = multiprocessing.get_context("fork")
+    racers = [context.Process(target=open_and_unlink, args=(name, 500)) for _ in range(3)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+        assert racer.exitcode == 0
+        racer.close()
 
 
 def test_small_entries_after_large_ones(name: str) -> None:

@@ -731,11 +731,7 @@ Status Arena::heap_figures(uint64_t deadline, HeapFigures& figures) {
   return Status::kOk;
 }
 
-Status Arena::format() {
-  // Nobody can know the arena long enough to keep its lock for so long.
-  Guard guard(*this, Hold::kWrite, now_ns() + 10'000'000'000u);
-  return guard.status();
-}
+Status Arena::settle(uint64_t deadline) { return Guard(*this, Hold::kWrite, deadline).status(); }
 
 Status Arena::testing_repair(uint64_t deadline) {
   Guard guard(*this, Hold::kWrite, deadline);

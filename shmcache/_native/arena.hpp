@@ -101,8 +101,9 @@ class Arena {
   Status wait_change(uint64_t version, uint64_t deadline, uint64_t& now);
   std::string resource_version() const;
   Status heap_figures(uint64_t deadline, HeapFigures& figures);
-  // Make a new segment an empty arena: the first repair, of nothing.
-  Status format();
+  // Take the lock and leave it: what was to be repaired is then repaired. A new segment becomes
+  // an empty arena by it.
+  Status settle(uint64_t deadline);
   // The invariants of layout.hpp that do not hold, one sentence each.
   Status check(uint64_t deadline, std::vector<std::string>& violations);
   Status testing_repair(uint64_t deadline);  // as after the death of a writer

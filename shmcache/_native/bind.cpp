@@ -152,7 +152,7 @@ class Handle {
     if (s != Status::kOk) fail(s, name, describe(finding));
     auto handle = std::make_unique<Handle>(std::move(segment), name, std::move(decode),
                                            cache_bytes, lock_timeout);
-    handle->check(handle->arena_->format());
+    handle->check(handle->arena_->settle(deadline_after(lock_timeout)));
     return nb::cast(handle.release(), nb::rv_policy::take_ownership);
   }
 
@@ -261,7 +261,7 @@ class Handle {
       return known.object;
     }
     ++misses_;
-    nb::object object = decode(data);
+    nb::object object = decode(data, key);
     if (hit.record != kNoRecord) {
       remember(hit.record, hit.state, nb::borrow(key), object, nb::len(data));
     }
@@ -302,6 +302,24 @@ class Handle {
       result.append(nb::make_tuple(to_str(item.key()), to_bytes(item.value())));
     }
     return result;
+  }
+
+  // Without any waiting: the oldest item; None if the queue is empty; False if the lock is taken
+  // or a repair is due, see settle.
+  nb::object poll() {
+    Use use(*this);
+    std::vector<Item> items;
+    const Status s = arena_->try_pop(1, 0, items);
+    if (s == Status::kEmpty) return nb::none();
+    if (s == Status::kLockTimeout) return nb::bool_(false);
+    check(s);
+    return nb::make_tuple(to_str(items[0].key()), to_bytes(items[0].value()));
+  }
+
+  // Wait until the lock was free once, and the arena is whole.
+  void settle() {
+    Use use(*this);
+    check(locked(kLargeBytes, [&](uint64_t deadline) { return arena_->settle(deadline); }));
   }
 
   // Sleep until the queue may have something: True; False after `timeout` seconds.
@@ -539,9 +557,10 @@ class Handle {
     return true;
   }
 
-  nb::object decode(nb::handle data) {
+  // The key is for the error message.
+  nb::object decode(nb::handle data, nb::handle key) {
     if (decode_.is_none()) return nb::borrow(data);
-    return decode_(data);
+    return decode_(data, key);
   }
 
   void remember(RecordNo record, uint64_t state, nb::object key, nb::object object, uint64_t size) {
@@ -594,13 +613,13 @@ class Handle {
     }));
     nb::list result;
     for (const Item& item : items) {
+      nb::object key = to_str(item.key());
       if (what == What::kKeys) {
-        result.append(to_str(item.key()));
-      } else if (what == What::kValues) {
-        result.append(decode(to_bytes(item.value())));
-      } else {
-        result.append(nb::make_tuple(to_str(item.key()), decode(to_bytes(item.value()))));
+        result.append(key);
+        continue;
       }
+      nb::object object = decode(to_bytes(item.value()), key);
+      result.append(what == What::kValues ? object : nb::object(nb::make_tuple(key, object)));
     }
     return result;
   }
@@ -669,7 +688,7 @@ class Handle {
           nb::object data = to_bytes(copied->second.value());
           copies.erase(copied);
           ++misses_;
-          object = decode(data);
+          object = decode(data, key);
           remember(RecordNo{record}, state, key, object, nb::len(data));
         } else {
           remember(RecordNo{record}, state, key, nb::object(), 0);
@@ -741,18 +760,20 @@ NB_MODULE(_core, m) {
       .def_prop_ro("closed", &Handle::closed)
       .def_prop_ro("writable", &Handle::writable)
       .def_prop_ro("identity", &Handle::identity)
-      .def("add", &Handle::add, nb::arg("key"), nb::arg("data"), nb::arg("if_absent") = false)
+      .def("add", &Handle::add, nb::arg("key").none(), nb::arg("data"), nb::arg("if_absent") = false)
       .def("add_many", &Handle::add_many, nb::arg("pairs"))
       .def("replace", &Handle::replace, nb::arg("pairs"), nb::arg("resource_version"))
-      .def("delete", &Handle::remove, nb::arg("key"))
-      .def("get_raw", &Handle::get_raw, nb::arg("key"))
-      .def("get", &Handle::get, nb::arg("key"), nb::arg("default").none() = nb::none())
-      .def("contains", &Handle::contains, nb::arg("key"))
+      .def("delete", &Handle::remove, nb::arg("key").none())
+      .def("get_raw", &Handle::get_raw, nb::arg("key").none())
+      .def("get", &Handle::get, nb::arg("key").none(), nb::arg("default").none() = nb::none())
+      .def("contains", &Handle::contains, nb::arg("key").none())
       .def("keys", &Handle::keys)
       .def("values", &Handle::values)
       .def("items", &Handle::items)
       .def("pop", &Handle::pop, nb::arg("timeout").none())
       .def("pop_many", &Handle::pop_many, nb::arg("max_items"), nb::arg("timeout").none())
+      .def("poll", &Handle::poll)
+      .def("settle", &Handle::settle)
       .def("wait_ready", &Handle::wait_ready, nb::arg("timeout").none())
       .def("shut_down", &Handle::shut_down, nb::arg("immediate"))
       .def("size", &Handle::size)

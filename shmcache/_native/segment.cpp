@@ -96,19 +96,29 @@ Status check_file(int fd, Finding& finding, struct stat& st) {
   return Status::kOk;
 }
 
+// The first bytes of the file: 0 if there are none yet.
+ssize_t load_header(int fd, Header& header, uint64_t& magic) {
+  static_assert(std::is_trivially_destructible_v<Header>);
+  std::memset(static_cast<void*>(&header), 0, sizeof header);
+  const ssize_t got = pread(fd, static_cast<void*>(&header), sizeof header, 0);
+  magic = got >= 8 ? header.magic.load(std::memory_order_relaxed) : 0;
+  return got;
+}
+
 // Read and validate the header of a file that nobody has mapped yet (pread cannot fault).
 Status read_header(int fd, int lock_fd, Header& header, Finding& finding) {
-  static_assert(std::is_trivially_destructible_v<Header>);
+  uint64_t magic = 0;
+  ssize_t got = load_header(fd, header, magic);
+  if (got == 0 || magic == kCreating) {
+    if (byte_held(lock_fd, kInitByte)) return Status::kBusy;
+    // Free by now, perhaps because it has just been finished.
+    got = load_header(fd, header, magic);
+    if (got == 0 || magic == kCreating) return Status::kUnfinished;
+  }
+  // After the header: a finished one has its final size.
   struct stat st {};
   if (Status s = check_file(fd, finding, st); s != Status::kOk) return s;
-  std::memset(static_cast<void*>(&header), 0, sizeof header);
-  ssize_t got = pread(fd, static_cast<void*>(&header), sizeof header, 0);
-  if (got < 0) return system_error(finding);
-  const uint64_t magic = got >= 8 ? header.magic.load(std::memory_order_relaxed) : 0;
-  if (got == 0 || magic == kCreating) {
-    return byte_held(lock_fd, kInitByte) ? Status::kBusy : Status::kUnfinished;
-  }
-  if (magic != kMagic || got < static_cast<ssize_t>(sizeof header)) return Status::kForeign;
+  if (got < static_cast<ssize_t>(sizeof header) || magic != kMagic) return Status::kForeign;
   finding.layout = header.layout_version;
   if (header.layout_version != kLayoutVersion || header.page_size != kPage ||
       header.record_size != sizeof(Record)) {

@@ -15,7 +15,8 @@ class MsgspecCodec:
     Decoding three fields of a pod into a struct takes a tenth of the time of decoding all of it
     into dicts. The bytes are those of :class:`MsgpackCodec`, so both have the same name: a
     reflector may write with one and a worker read with the other. Readers share what is decoded,
-    so declare structs ``frozen=True``.
+    so declare structs ``frozen=True`` and their sequences as tuples: a list in a
+    struct can be changed, for every reader.
 
     Needs ``pip install 'shmcache[msgspec]'``.
 

@@ -39,12 +39,12 @@ class Endpoint:
 
         configuration = Configuration()
         if self.kubeconfig:
-            from kubernetes.config import ConfigException, load_kube_config
+            from kubernetes.config import load_kube_config
 
             load: Any = load_kube_config  # not typed
             try:
                 load(self.kubeconfig, client_configuration=configuration)
-            except ConfigException as error:
+            except Exception as error:  # whatever a file that is no kubeconfig makes it raise
                 raise ApiError(0, f"kubeconfig {self.kubeconfig}: {error}") from error
         else:
             configuration.host = self.url

@@ -274,6 +274,8 @@ class _Connection(asyncio.Protocol):
         )
 
     def _send_chunk(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
         self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
         if self.transport.get_write_buffer_size() > _MAX_UNREAD:
             self.transport.abort()

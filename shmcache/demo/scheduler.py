@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import time
 import uuid
@@ -86,9 +87,10 @@ def run_demo(options: DemoOptions, display: Display) -> Report:
         api = endpoint.connect()
         namespace = stack.enter_context(_namespace(api, options.namespace, run))
         arenas = Arenas(*(f"{run}-{part}" for part in ("nodes", "bound", "queue")))
-        nodes = stack.enter_context(_unlinked(Store.create(arenas.nodes)))
-        bound = stack.enter_context(_unlinked(Store.create(arenas.bound)))
-        queue = stack.enter_context(_unlinked(FIFO.create(arenas.queue)))
+        capacity = _capacity()
+        nodes = stack.enter_context(_unlinked(Store.create(arenas.nodes, capacity=capacity)))
+        bound = stack.enter_context(_unlinked(Store.create(arenas.bound, capacity=capacity)))
+        queue = stack.enter_context(_unlinked(FIFO.create(arenas.queue, capacity=capacity)))
         supervisor = _Supervisor(display, queue, Ledger(options.pods, options.workers))
         stack.callback(supervisor.stop)
         stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
@@ -133,6 +135,12 @@ class _Child:
     receiver: connection.Connection
 
 
+def _capacity() -> int:
+    """Of each arena: 1 GiB, or a quarter of /dev/shm where that is less (Docker has 64 MB)."""
+    vfs = os.statvfs("/dev/shm")
+    return min(1 << 30, (vfs.f_blocks * vfs.f_frsize or 4 << 30) // 4)
+
+
 class _Supervisor:
     """Starts the processes, hears their reports, and replaces those that die."""
 
@@ -164,10 +172,11 @@ class _Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
+            # Before the block is lifted: an interrupt must find the child to end it.
+            self._children.append(_Child(name, main, arguments, number, process, receiver))
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         sender.close()
-        self._children.append(_Child(name, main, arguments, number, process, receiver))
         self._display.note(f"{name}: pid {process.pid}")
 
     def wait_until(self, condition: Callable[[], bool], complaint: str) -> None:

@@ -111,8 +111,12 @@ def test_raw_passes_codec_and_key_function(made: Store) -> None:
     assert made.get_raw("empty") == b""
     assert made.get_raw("k") == b"\xc1 not msgpack"
     assert made.get_raw("absent") is None
-    with pytest.raises(shmcache.CodecError, match="cannot decode"):
-        made.get_by_key("k")
+    for read in (lambda: made.get_by_key("k"), made.list, lambda: dict(made.items())):
+        with pytest.raises(shmcache.CodecError, match=r"cannot decode the \d+ bytes of '(k|empty)'"):
+            read()
+    for bad in (5, "text", None, [1]):
+        with pytest.raises(TypeError, match="payload is bytes"):
+            made.add_raw("k", bad)
 
 
 def test_it_is_a_mapping(made: Store, pod: Any) -> None:
@@ -164,8 +168,10 @@ def test_keys_have_bounds(made: Store) -> None:
     with pytest.raises(shmcache.KeyFuncError, match="surrogates"):
         made.add_raw("\ud800", b"1")
     assert made.get_by_key("\ud800") is None
-    with pytest.raises(TypeError, match="must be a str"):
-        made.get_by_key(b"bytes")  # type: ignore[arg-type]
+    for no_key in (b"bytes", None, 7):
+        for call in (made.get_by_key, made.get_raw, made.delete_by_key, made.__getitem__):
+            with pytest.raises(TypeError, match="must be a str"):
+                call(no_key)
 
 
 def test_get_without_a_key_raises(made: Store) -> None:
@@ -248,6 +254,16 @@ def test_pickling_attaches_again(made: Store, pod: Any) -> None:
     assert len(made) == 2
 
 
+def test_a_pickled_handle_knows_its_arena(made: Store, pod: Any) -> None:
+    """A handle unpickled after another arena has taken the name says so, instead of reading it."""
+    pickled = pickle.dumps(made)
+    made.unlink()
+    with type(made).create(made.name, capacity="1MiB") as successor:
+        with pytest.raises(shmcache.ArenaNotFoundError, match="another has taken its name"):
+            pickle.loads(pickled)
+        successor.unlink()
+
+
 def test_version_counts_changes(made: Store, pod: Any) -> None:
     """version grows with every change and is seen by every handle; reads leave it."""
     with type(made).attach(made.name) as other:
@@ -282,7 +298,13 @@ def test_stats_tell_what_there_is(made: Store, pod: Any) -> None:
 
 
 def test_negative_timeouts_are_refused(made: Store) -> None:
-    """A negative timeout is a ValueError, as in the standard library's queue."""
+    """A negative timeout or NaN is a ValueError, as in the standard library's queue."""
+    with pytest.raises(ValueError, match="negative"):
+        made.wait_for_sync(float("nan"))
+    with pytest.raises(TypeError, match="number of seconds"):
+        made.wait_for_sync("1")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="negative"):
+        type(made).attach(made.name, timeout=-1)
     with pytest.raises(ValueError, match="negative"):
         made.wait_for_change(0, -1)
     with pytest.raises(ValueError, match="negative"):

@@ -56,7 +56,8 @@ inline std::unique_ptr<shmcache::Arena> create(int fd, shmcache::Kind kind,
                                           "raw", segment, finding);
   if (status != shmcache::Status::kOk) fail(__FILE__, __LINE__, "create");
   auto arena = std::make_unique<shmcache::Arena>(std::move(segment));
-  if (arena->format() != shmcache::Status::kOk) fail(__FILE__, __LINE__, "format");
+  const uint64_t deadline = shmcache::now_ns() + 10'000'000'000u;
+  if (arena->settle(deadline) != shmcache::Status::kOk) fail(__FILE__, __LINE__, "settle");
   return arena;
 }
 

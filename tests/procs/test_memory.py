@@ -85,7 +85,7 @@ def in_namespace(program: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_full_tmpfs_is_an_error_and_no_signal() -> None:
-    """With /dev/shm full at creation and at growth: CapacityError, and everything is still there."""
+    """With /dev/shm full at creation and at growth: CapacityError, and nothing is lost."""
     done = in_namespace(IN_A_SMALL_TMPFS)
     assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
     assert done.stdout.startswith("whole")
