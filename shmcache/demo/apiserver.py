@@ -88,17 +88,27 @@ class ApiServer:
     def start(self) -> Self:
         """Start the process and wait until it listens. ``RuntimeError`` if it cannot."""
         if self._process is None:
-            command = [sys.executable, "-m", "shmcache.demo.apiserver", *self._arguments]
-            self._process = subprocess.Popen(
+            try:
+                self._start()
+            except BaseException:  # an interrupt, most likely: leave no server without an owner
+                self.stop()
+                raise
+        return self
+
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "shmcache.demo.apiserver", *self._arguments]
+        # The block is inherited: Ctrl-C in the terminal is for whoever started the server.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process = process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
-            assert self._process.stdout is not None
-            self.url = self._process.stdout.readline().strip()
-            if not self.url:
-                process, self._process = self._process, None
-                process.communicate()
-                raise RuntimeError(f"the API server did not start: exit code {process.returncode}")
-        return self
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        assert process.stdout is not None
+        self.url = process.stdout.readline().strip()
+        if not self.url:
+            raise RuntimeError(f"the API server did not start: exit code {process.wait()}")
 
     def stop(self) -> None:
         """End the process; nothing happens if it has ended."""
