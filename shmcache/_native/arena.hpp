@@ -1,7 +1,7 @@
 // One arena as a handle uses it: the operations of Store and FIFO, each one critical section.
 //
-// Deadlines are CLOCK_MONOTONIC nanoseconds. Deadline 0 means "only if the lock is free now":
-// such a call never blocks, so the binding makes it with the GIL held and only on kLockTimeout
+// Deadlines are CLOCK_MONOTONIC nanoseconds. Deadline 0 means "only if the lock is free now, and
+// nothing is to be repaired": such a call never blocks, so the binding makes it with the GIL held and only on kLockTimeout
 // lets the GIL go and calls again with a real deadline. kInterrupted means a signal came while
 // waiting; nothing was done, handle it and call again.
 //
