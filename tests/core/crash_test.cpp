@@ -22,6 +22,12 @@ Record& record_of_key(Arena& arena, const std::string& key) {
 
 void mark_dirty(Arena& arena) { arena.segment().control().lock.store(kLockDirty); }
 
+void take_lock(Arena& arena, Hold hold) {
+  Acquired found;
+  CHECK(arena.segment().claim_slot() == Status::kOk);
+  CHECK(try_lock(arena.segment(), hold, found));
+}
+
 // Run `work` in a child that then stays alive until killed; returns its pid once it has run.
 template <typename Work>
 pid_t in_child(Work work) {
@@ -47,11 +53,7 @@ CASE(owner_killed, "the lock of a killed owner passes on, and the arena is repai
   int fd = harness::anonymous_file();
   auto arena = harness::create(fd, Kind::kStore);
   put(*arena, "a", "1");
-  const pid_t pid = in_child([&] {
-    CHECK(arena->segment().claim_slot() == Status::kOk);
-    Acquired found;
-    CHECK(try_lock(arena->segment(), Hold::kWrite, found));
-  });
+  const pid_t pid = in_child([&] { take_lock(*arena, Hold::kWrite); });
   bool wrote = false;
   // Alive and holding: nobody robs it.
   CHECK(arena->upsert({"b", {"2", 1}}, Upsert::kAlways, now_ns() + 100'000'000, wrote) ==
@@ -74,11 +76,7 @@ CASE(reader_owner_killed, "a killed owner that only looked leaves nothing to rep
   int fd = harness::anonymous_file();
   auto arena = harness::create(fd, Kind::kStore);
   put(*arena, "a", "1");
-  const pid_t pid = in_child([&] {
-    CHECK(arena->segment().claim_slot() == Status::kOk);
-    Acquired found;
-    CHECK(try_lock(arena->segment(), Hold::kRead, found));
-  });
+  const pid_t pid = in_child([&] { take_lock(*arena, Hold::kRead); });
   kill(pid, SIGKILL);
   CHECK(waitpid(pid, nullptr, 0) == pid);
   put(*arena, "b", "2");
@@ -106,9 +104,7 @@ CASE(forked_child_is_somebody_else, "a child's death and a child's lock are not 
   int pids[2];
   CHECK(pipe(pids) == 0);
   const pid_t parent = in_child([&] {
-    CHECK(arena->segment().claim_slot() == Status::kOk);
-    Acquired found;
-    CHECK(try_lock(arena->segment(), Hold::kWrite, found));
+    take_lock(*arena, Hold::kWrite);
     const pid_t child = fork();
     if (child == 0) {
       for (;;) pause();
