@@ -87,3 +87,18 @@ def pod() -> Callable[..., dict[str, object]]:
         return {"metadata": {"name": name, "namespace": namespace}, **fields}
 
     return make
+
+
+@pytest.fixture
+def run_all() -> Callable[[list[Any]], None]:
+    """Starts processes and waits until each has ended well."""
+
+    def run(processes: list[Any]) -> None:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
+            process.close()
+
+    return run

@@ -70,6 +70,10 @@ def test_errors_survive_pickling() -> None:
         shmcache.ExpiredError("m"),
         shmcache.SelectorError("m", "a in", 3),
         shmcache.CapacityError("m"),
+        shmcache.IndexNotFoundError("m"),
+        shmcache.ArenaNotFoundError("m"),
+        shmcache.ArenaPermissionError(13, "m", "/dev/shm/x"),
+        shmcache.ShutDown("m"),
     ):
         again = pickle.loads(pickle.dumps(error))
         assert type(again) is type(error)

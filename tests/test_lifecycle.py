@@ -245,16 +245,10 @@ def open_and_unlink(name: str, rounds: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_open_races_with_open_and_unlink(name: str) -> None:
+def test_open_races_with_open_and_unlink(name: str, run_all: Any) -> None:
     """open and unlink from three processes at once never fail."""
     context = multiprocessing.get_context("fork")
-    racers = [context.Process(target=open_and_unlink, args=(name, 500)) for _ in range(3)]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join()
-        assert racer.exitcode == 0
-        racer.close()
+    run_all([context.Process(target=open_and_unlink, args=(name, 500)) for _ in range(3)])
 
 
 def test_small_entries_after_large_ones(name: str) -> None:

@@ -27,15 +27,6 @@ def context(request: pytest.FixtureRequest) -> BaseContext:
     return multiprocessing.get_context(request.param)
 
 
-def run_all(processes: list[Any]) -> None:
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-        process.close()
-
-
 def write_own(store: Store, number: int) -> None:
     for i in range(100):
         store.add({"metadata": {"name": f"{number}-{i}"}, "writer": os.getpid()})
@@ -43,7 +34,7 @@ def write_own(store: Store, number: int) -> None:
     assert store.check() == []
 
 
-def test_a_handle_goes_to_a_child(context: BaseContext, store: Store) -> None:
+def test_a_handle_goes_to_a_child(context: BaseContext, store: Store, run_all: Any) -> None:
     """A handle given to a child of any start method writes and reads there what we see here."""
     children = [context.Process(target=write_own, args=(store, n)) for n in range(3)]
     run_all(children)
