@@ -26,11 +26,14 @@ Key Table::key(const char* data, uint64_t size) const {
 
 Root Table::root() const { return Root::unpack(segment_.meta().root.load(acquire)); }
 
+bool Table::committed(const Root& root) const {
+  return root.log2 >= kIndexMinLog2 && root.log2 <= segment_.geometry().index_max_log2 &&
+         uint64_t{8} << root.log2 <= segment_.meta().index_committed.load(acquire);
+}
+
 Status Table::root(Root& root) const {
   root = this->root();
-  const bool ok = root.log2 >= kIndexMinLog2 && root.log2 <= segment_.geometry().index_max_log2 &&
-                  uint64_t{8} << root.log2 <= segment_.meta().index_committed.load(acquire);
-  return ok ? Status::kOk : Status::kCorrupt;
+  return committed(root) ? Status::kOk : Status::kCorrupt;
 }
 
 bool Table::watermarks_ok() const {
@@ -113,8 +116,7 @@ Status Table::find(const Key& key, Hit& hit) const {
   for (int tries = 0; tries < kReadTries; ++tries) {
     const uint64_t root_word = m.root.load(acquire);
     const Root root = Root::unpack(root_word);
-    if (root.log2 > segment_.geometry().index_max_log2 ||
-        uint64_t{8} << root.log2 > m.index_committed.load(acquire)) {
+    if (!committed(root)) {
       if (m.root.load(relaxed) != root_word) continue;
       return Status::kCorrupt;
     }

@@ -130,6 +130,7 @@ class Table {
   void overflow_ring();
 
  private:
+  bool committed(const Root& root) const;
   Status probe(const std::atomic<uint64_t>* words, uint32_t log2, const Key& key,
                Place& place) const;
   Status take_record(RecordNo& r);
