@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import re
 import secrets
 import time
@@ -54,7 +55,17 @@ class Opening:
         decode: Any,
         cache_bytes: int,
         lock_timeout: float,
+        *,
+        mode: int = 0o600,
+        owner: int | str | None = None,
     ) -> None:
+        if mode not in (0o600, 0o660):
+            raise ValueError(
+                f"mode is 0o600 (this user) or 0o660 (this user and the group), not {mode:#o}: "
+                "who may attach may write, if only to wait for a change"
+            )
+        self.mode = mode
+        self.owner = _uid(owner)
         self.kind = kind
         self.codec = codec
         self.decode = decode
@@ -72,10 +83,11 @@ class Opening:
                 with _opened(name, posix_ipc.O_CREAT) as fd:
                     core = _core.Arena.create(
                         fd,
-                        "/" + _PREFIX + name,
+                        _path(name),
                         self.kind,
                         capacity,
                         self.codec,
+                        self.mode,
                         name,
                         self.decode,
                         self.cache_bytes,
@@ -114,9 +126,11 @@ class Opening:
                     ):
                         core = _core.Arena.attach(
                             fd,
+                            _path(name),
                             self.kind,
                             self.codec,
                             writable,
+                            self.owner,
                             name,
                             self.decode,
                             self.cache_bytes,
@@ -166,12 +180,17 @@ def parse_size(size: int | str) -> int:
 def unlink(name: str) -> None:
     """Remove the name of an arena. Processes that are attached go on; nobody new can attach.
 
+    When another arena takes the name, the handles of the old one notice: their next call raises
+    :class:`~shmcache.ClosedError`.
+
     Raises :class:`~shmcache.ArenaNotFoundError` if there is none.
 
     >>> import shmcache
     >>> store = shmcache.Store.create("an-arena", capacity="1MiB")
     >>> shmcache.unlink("an-arena")
     """
+    with _opened(name) as fd:
+        _core.mark_unlinked(fd)
     with _translated(name):
         posix_ipc.unlink_shared_memory(_path(name))
 
@@ -221,6 +240,18 @@ def count_attached(device: int, inode: int) -> int:
         return sum(
             fields[-3:-1] == [file, str(_core.ATTACH_BYTE)] for fields in map(str.split, locks)
         )
+
+
+def _uid(owner: int | str | None) -> int | None:
+    """The number of a user."""
+    if isinstance(owner, str):
+        try:
+            return pwd.getpwnam(owner).pw_uid
+        except KeyError:
+            raise ValueError(f"there is no user {owner!r} on this machine") from None
+    if owner is not None and (isinstance(owner, bool) or not isinstance(owner, int) or owner < 0):
+        raise TypeError(f"owner is the name or the number of a user, not {owner!r}")
+    return owner
 
 
 def _path(name: str) -> str:

@@ -1,7 +1,7 @@
 """Types of the native module (bind.cpp). Private: users have Store and FIFO."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 STATUS_NAMES: list[str]
 MAX_KEY_SIZE: int
@@ -10,6 +10,10 @@ LAYOUT_VERSION: int
 ATTACH_BYTE: int
 
 def inspect(fd: int) -> dict[str, Any]: ...
+def mark_unlinked(fd: int) -> None: ...
+
+# Key, payload, place in the queue.
+_Popped = tuple[str, bytes, int]
 
 class Arena:
     @staticmethod
@@ -19,6 +23,7 @@ class Arena:
         kind: str,
         capacity: int,
         codec: str,
+        mode: int,
         name: str,
         decode: Callable[[bytes, str], Any] | None,
         cache_bytes: int,
@@ -27,9 +32,11 @@ class Arena:
     @staticmethod
     def attach(
         fd: int,
+        shm_name: str,
         kind: str,
         codec: str,
         writable: bool,
+        trusted_uid: int | None,
         name: str,
         decode: Callable[[bytes, str], Any] | None,
         cache_bytes: int,
@@ -52,9 +59,9 @@ class Arena:
     def keys(self) -> list[str]: ...
     def values(self) -> list[Any]: ...
     def items(self) -> list[tuple[str, Any]]: ...
-    def pop(self, timeout: float | None) -> tuple[str, bytes]: ...
-    def pop_many(self, max_items: int, timeout: float | None) -> list[tuple[str, bytes]]: ...
-    def poll(self) -> tuple[str, bytes] | Literal[False] | None: ...
+    def pop(self, max_items: int, timeout: float | None, hand: list[_Popped]) -> None: ...
+    def poll(self, hand: list[_Popped]) -> bool | None: ...
+    def put_back(self, hand: list[_Popped]) -> None: ...
     def settle(self) -> None: ...
     def wait_ready(self, timeout: float | None) -> bool: ...
     def shut_down(self, immediate: bool) -> None: ...

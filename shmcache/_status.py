@@ -120,6 +120,13 @@ def _closed(name: str, c: Context) -> Exception:
     return ClosedError(f"this handle of arena {name!r} is closed")
 
 
+def _superseded(name: str, c: Context) -> Exception:
+    return ClosedError(
+        f"arena {name!r} was unlinked and another one has its name now: this handle is of the old "
+        "one, which nobody new can find. Attach again"
+    )
+
+
 def _foreign(name: str, c: Context) -> Exception:
     return IncompatibleArenaError(
         f"/dev/shm/shmcache.{name} is not a shmcache arena: choose another name, or remove the file"
@@ -149,10 +156,14 @@ def _wrong_codec(name: str, c: Context) -> Exception:
 
 
 def _insecure(name: str, c: Context) -> Exception:
+    expected = [f"{os.geteuid()}", "root"]
+    if c.get("trusted_uid") is not None:
+        expected.append(f"owner={c['trusted_uid']}")
     return ArenaPermissionError(
         f"/dev/shm/shmcache.{name} is not safe to attach: owner uid {c['uid']} (expected "
-        f"{os.geteuid()} or root), mode {c['mode']:04o} (must not be writable for others), and it "
-        "must be a regular file with one link"
+        f"{' or '.join(expected)}), mode {c['mode']:04o} (must not be writable for others), and it "
+        "must be a regular file with one link. To share with a group, create it with mode=0o660 "
+        "and attach with owner= its creator"
     )
 
 
@@ -160,6 +171,14 @@ def _corrupt(name: str, c: Context) -> Exception:
     return CorruptArenaError(
         f"arena {name!r} breaks its own invariants: something else wrote into "
         f"/dev/shm/shmcache.{name}, or truncated it. check() says what is wrong; "
+        f"shmcache.unlink({name!r}) and fill it again"
+    )
+
+
+def _lost(name: str, c: Context) -> Exception:
+    return CorruptArenaError(
+        f"arena {name!r} has lost pages of its memory: another process truncated "
+        f"/dev/shm/shmcache.{name}. Nothing of it can be trusted any more; "
         f"shmcache.unlink({name!r}) and fill it again"
     )
 
@@ -197,12 +216,14 @@ _EXCEPTIONS: dict[str, Callable[[str, Context], Exception]] = {
     "lock_timeout": _lock_timeout,
     "no_slot": _no_slot,
     "closed": _closed,
+    "superseded": _superseded,
     "foreign": _foreign,
     "wrong_layout": _wrong_layout,
     "wrong_kind": _wrong_kind,
     "wrong_codec": _wrong_codec,
     "insecure": _insecure,
     "corrupt": _corrupt,
+    "lost": _lost,
     "no_memory": lambda name, c: MemoryError(f"no private memory to work on arena {name!r}"),
     "system": _system,
 }

@@ -77,6 +77,8 @@ class Stats:
     used_bytes: int
     """Key and payload bytes of the entries with their headers. The rest of the committed bytes
     is overhead, and free memory that is used again."""
+    free_bytes: int
+    """Committed memory that no entry uses, in ``free_blocks`` pieces."""
     free_blocks: int
     """Separate free pieces in the heap: high against ``entries`` means fragmentation."""
     largest_free_bytes: int

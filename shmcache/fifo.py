@@ -19,6 +19,11 @@ from shmcache.store import Store, _checked
 
 __all__ = ["FIFO"]
 
+# Key, payload, place in the queue: an item between the queue and its consumer. It is in a list that
+# the Python frame of the pop owns from the moment that it is taken: a signal handler may raise as
+# soon as a native call has returned, and the interpreter then drops what the call returned.
+_Popped = tuple[str, bytes, int]
+
 # A cancelled pop_async leaves a thread of the executor asleep for at most this long.
 _ASYNC_SLICE_SECONDS = 0.1
 
@@ -62,6 +67,7 @@ class FIFO(Store):
         codec: Codec | None = None,
         cache: int | str = "64MiB",
         lock_timeout: float = 10.0,
+        owner: int | str | None = None,
     ) -> Self:
         """As :meth:`Store.attach`, but writable unless said otherwise: to pop is to write."""
         return super().attach(
@@ -72,6 +78,7 @@ class FIFO(Store):
             codec=codec,
             cache=cache,
             lock_timeout=lock_timeout,
+            owner=owner,
         )
 
     def add_if_not_present(self, obj: Any) -> bool:
@@ -86,12 +93,20 @@ class FIFO(Store):
 
         Blocks until there is one, at most ``timeout`` seconds (0 does not wait), then
         :class:`queue.Empty`. Raises :class:`~shmcache.ShutDown` once the FIFO is shut down and
-        empty. ``KeyboardInterrupt`` and other exceptions of signal handlers leave a waiting
-        ``pop`` at once, and nothing is lost. One that Python raises in the very instant in which
-        an item is handed over loses that item, as with :class:`queue.Queue`: where that matters,
-        let the handler set a flag.
+        empty. ``KeyboardInterrupt`` and other exceptions of signal handlers leave ``pop`` at
+        once, and nothing is lost: an item that was already taken goes back to its place, unless a
+        newer version of it has been queued meanwhile.
         """
-        return self._decode(*self._core.pop(_checked(timeout)))
+        hand: builtins.list[_Popped] = []
+        try:
+            self._core.pop(1, _checked(timeout), hand)
+            return self._decode(hand[0])
+        except CodecError:
+            raise  # it carries the payload; back in the queue it would fail for ever
+        except BaseException:
+            if hand:
+                self._core.put_back(hand)
+            raise
 
     def pop_many(self, max_items: int, timeout: float | None = None) -> builtins.list[Any]:
         """Remove and return the oldest items, 1 to ``max_items``, in order; wait as :meth:`pop`.
@@ -101,16 +116,29 @@ class FIFO(Store):
         """
         if max_items < 1:
             raise ValueError(f"max_items must be at least 1, and it is {max_items}")
-        taken = self._core.pop_many(max_items, _checked(timeout))
+        hand: builtins.list[_Popped] = []
         try:
-            return [self._decode(key, data) for key, data in taken]
+            self._core.pop(max_items, _checked(timeout), hand)
+            return [self._decode(taken) for taken in hand]
         except CodecError as error:
-            error.obj = taken
+            error.obj = [(key, data) for key, data, _ in hand]
+            raise
+        except BaseException:
+            if hand:
+                self._core.put_back(hand)
             raise
 
     def pop_raw(self, timeout: float | None = None) -> tuple[str, bytes]:
         """As :meth:`pop`, past the codec: key and payload bytes."""
-        return self._core.pop(_checked(timeout))
+        hand: builtins.list[_Popped] = []
+        try:
+            self._core.pop(1, _checked(timeout), hand)
+            key, data, _ = hand[0]
+            return key, data
+        except BaseException:
+            if hand:
+                self._core.put_back(hand)
+            raise
 
     async def pop_async(self, timeout: float | None = None) -> Any:
         """As :meth:`pop`, for asyncio. Cancelling it never loses an item.
@@ -120,10 +148,18 @@ class FIFO(Store):
         """
         deadline = math.inf if timeout is None else time.monotonic() + (_checked(timeout) or 0.0)
         run = asyncio.get_running_loop().run_in_executor
+        hand: builtins.list[_Popped] = []
         while True:
-            taken = self._core.poll()
-            if taken:
-                return self._decode(*taken)
+            try:
+                taken = self._core.poll(hand)
+                if taken:
+                    return self._decode(hand[0])
+            except CodecError:
+                raise
+            except BaseException:
+                if hand:
+                    self._core.put_back(hand)
+                raise
             if taken is False:  # the lock is taken: not a thing to wait for on the loop
                 await run(None, self._core.settle)
                 continue
@@ -148,7 +184,8 @@ class FIFO(Store):
         """
         self._core.shut_down(immediate)
 
-    def _decode(self, key: str, data: bytes) -> Any:
+    def _decode(self, taken: _Popped) -> Any:
+        key, data, _ = taken
         try:
             return self._codec.decode(data)
         except Exception as cause:

@@ -75,6 +75,7 @@ class Store(Mapping[str, Any]):
         capacity: int | str = "1GiB",
         cache: int | str = "64MiB",
         lock_timeout: float = 10.0,
+        mode: int = 0o600,
     ) -> Self:
         """Make a new arena and return a writable handle of it.
 
@@ -84,13 +85,13 @@ class Store(Mapping[str, Any]):
         ever take, an int or like ``"64MiB"``; memory is taken as it is needed, and
         used again but not given back. ``cache``: how many payload bytes worth of decoded objects
         this handle keeps. ``lock_timeout``: seconds that a write waits for a living process that
-        holds the lock.
+        holds the lock. ``mode``: 0o600, or 0o660 to share with the group of this process.
 
         Raises :class:`~shmcache.ArenaExistsError` if the name is taken,
         :class:`~shmcache.CapacityError` if the capacity is too small or /dev/shm too full,
         :class:`~shmcache.InvalidNameError`.
         """
-        self = cls._prepare(True, key_func, codec, cache, lock_timeout)
+        self = cls._prepare(True, key_func, codec, cache, lock_timeout, mode=mode)
         self._core, self._name = self._opening.create(name, _arena.parse_size(capacity))
         self._identity = self._core.identity
         return self
@@ -106,15 +107,18 @@ class Store(Mapping[str, Any]):
         codec: Codec | None = None,
         cache: int | str = "64MiB",
         lock_timeout: float = 10.0,
+        owner: int | str | None = None,
     ) -> Self:
         """Return a handle of an existing arena, waiting up to ``timeout`` seconds for it.
 
         Read-only unless ``writable``; the memory of the entries is then mapped read-only too.
+        ``owner``: the user, by name or number, whose arena is accepted beside those of our own
+        user and of root (who may read what we write, and make us read anything).
 
         Raises :class:`~shmcache.ArenaNotFoundError`, :class:`~shmcache.IncompatibleArenaError`
         (another kind, codec or layout, or not an arena), :class:`~shmcache.ArenaPermissionError`.
         """
-        self = cls._prepare(writable, key_func, codec, cache, lock_timeout)
+        self = cls._prepare(writable, key_func, codec, cache, lock_timeout, owner=owner)
         self._core = self._opening.attach(name, writable, _at_least_zero(timeout))
         self._name = name
         self._identity = self._core.identity
@@ -130,12 +134,14 @@ class Store(Mapping[str, Any]):
         capacity: int | str = "1GiB",
         cache: int | str = "64MiB",
         lock_timeout: float = 10.0,
+        mode: int = 0o600,
+        owner: int | str | None = None,
     ) -> Self:
         """Attach writable, or create if there is none: any number of processes may race.
 
         The arguments and errors are those of :meth:`create` and :meth:`attach`.
         """
-        self = cls._prepare(True, key_func, codec, cache, lock_timeout)
+        self = cls._prepare(True, key_func, codec, cache, lock_timeout, mode=mode, owner=owner)
         self._core = self._opening.open(name, _arena.parse_size(capacity))
         self._name = name
         self._identity = self._core.identity
@@ -149,6 +155,9 @@ class Store(Mapping[str, Any]):
         codec: Codec | None,
         cache: int | str,
         lock_timeout: float,
+        *,
+        mode: int = 0o600,
+        owner: int | str | None = None,
     ) -> Self:
         self = cls.__new__(cls)
         self._codec = codec = MsgpackCodec() if codec is None else codec
@@ -168,6 +177,7 @@ class Store(Mapping[str, Any]):
             "codec": codec,
             "cache": cache,
             "lock_timeout": lock_timeout,
+            "owner": owner,
         }
         self._opening = _arena.Opening(
             cls._kind,
@@ -175,6 +185,8 @@ class Store(Mapping[str, Any]):
             _shared_decoder(codec),
             cache_bytes,
             _at_least_zero(lock_timeout, "lock_timeout"),
+            mode=mode,
+            owner=owner,
         )
         return self
 

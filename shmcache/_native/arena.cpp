@@ -19,6 +19,8 @@ constexpr auto relaxed = std::memory_order_relaxed;
 constexpr auto acquire = std::memory_order_acquire;
 constexpr auto release = std::memory_order_release;
 
+constexpr uint64_t kAtTheTail = 0;  // no seq is 0
+
 bool key_size_ok(std::string_view key) { return !key.empty() && key.size() <= kMaxKeySize; }
 
 void add_one(std::atomic<uint64_t>& figure) {  // REQUIRES: the lock
@@ -84,7 +86,7 @@ void Arena::notify_ready() {
 // --- writing ------------------------------------------------------------------------------------
 
 // `fresh` is prepared; `place` is where its key belongs now.
-Status Arena::upsert_locked(RecordNo fresh, const Table::Place& place) {
+Status Arena::upsert_locked(RecordNo fresh, const Table::Place& place, uint64_t seq) {
   if (segment_->kind() == Kind::kFifo) {
     Record& r = table_.record(fresh);
     // Linked before it is published: publish gives the old record's link to the free list.
@@ -92,8 +94,9 @@ Status Arena::upsert_locked(RecordNo fresh, const Table::Place& place) {
       r.seq.store(table_.record(place.record).seq.load(relaxed), relaxed);
       if (Status s = queue_.take_place(fresh, place.record); s != Status::kOk) return s;
     } else {
-      r.seq.store(queue_.next_seq(), relaxed);
-      if (Status s = queue_.push_tail(fresh); s != Status::kOk) return s;
+      r.seq.store(seq == kAtTheTail ? queue_.next_seq() : seq, relaxed);
+      const Status s = seq == kAtTheTail ? queue_.push_tail(fresh) : queue_.push_in_order(fresh);
+      if (s != Status::kOk) return s;
       Meta& m = segment_->meta();
       if (m.populated.load(relaxed) == 0) {
         m.initial_last_seq.store(0, relaxed);
@@ -126,6 +129,15 @@ void Arena::note_drained() {
 }
 
 Status Arena::upsert(const Entry& entry, Upsert how, uint64_t deadline, bool& wrote) {
+  return upsert(entry, how, kAtTheTail, deadline, wrote);
+}
+
+Status Arena::put_back(const Entry& entry, uint64_t seq, uint64_t deadline, bool& wrote) {
+  return upsert(entry, Upsert::kIfAbsent, seq, deadline, wrote);
+}
+
+Status Arena::upsert(const Entry& entry, Upsert how, uint64_t seq, uint64_t deadline,
+                     bool& wrote) {
   wrote = false;
   if (!key_size_ok(entry.key)) return Status::kKeySize;
   const Key key = table_.key(entry.key.data(), entry.key.size());
@@ -142,7 +154,7 @@ Status Arena::upsert(const Entry& entry, Upsert how, uint64_t deadline, bool& wr
   RecordNo fresh;
   if (Status s = table_.prepare(key, entry.value, fresh); s != Status::kOk) return guard.end(s);
   table_.begin_mutation();
-  if (Status s = upsert_locked(fresh, place); s != Status::kOk) return guard.end(s);
+  if (Status s = upsert_locked(fresh, place, seq); s != Status::kOk) return guard.end(s);
   table_.end_mutation();
   guard.leave();
   wrote = true;
@@ -189,7 +201,7 @@ Status Arena::upsert_many(const std::vector<Entry>& entries, uint64_t deadline) 
   for (size_t i = 0; i < entries.size(); ++i) {
     Table::Place place;
     if (Status s = table_.locate(keys[i], place); s != Status::kOk) return guard.end(s);
-    if (Status s = upsert_locked(fresh[i], place); s != Status::kOk) return guard.end(s);
+    if (Status s = upsert_locked(fresh[i], place, kAtTheTail); s != Status::kOk) return guard.end(s);
   }
   table_.end_mutation();
   guard.leave();
@@ -583,6 +595,7 @@ Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& 
         items.clear();
         return guard.end(s);
       }
+      item.seq = table_.record(head).seq.load(relaxed);
       items.push_back(std::move(item));
       taken.push_back(head);
     }
@@ -614,7 +627,12 @@ Status Arena::wait_ready(uint64_t deadline) {
   const uint32_t word = c.ready_word.load();
   c.ready_sleepers.store(1);
   std::atomic_thread_fence(std::memory_order_seq_cst);  // P7
-  if (m.live.load(relaxed) != 0 || m.shut_down.load(relaxed) != 0) return Status::kOk;
+  // DIRTY: as in try_pop, an item may be there that is not yet counted, and never will be if its
+  // producer is dead.
+  if (m.live.load(relaxed) != 0 || m.shut_down.load(relaxed) != 0 ||
+      (c.lock.load(relaxed) & kLockDirty) != 0) {
+    return Status::kOk;
+  }
   const int rc = futex_wait(c.ready_word, word, std::min(deadline, now + kSleepNs));
   // Others may still sleep: let the next producer look.
   c.ready_sleepers.store(1);

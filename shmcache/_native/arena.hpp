@@ -40,6 +40,7 @@ struct Item {
   std::unique_ptr<char[]> data;  // key, then payload
   uint64_t key_size = 0;
   uint64_t value_size = 0;
+  uint64_t seq = 0;  // FIFO: its place in the queue
 
   std::string_view key() const { return {data.get(), key_size}; }
   std::string_view value() const { return {data.get() + key_size, value_size}; }
@@ -88,6 +89,9 @@ class Arena {
   // --- FIFO ---
   // Take the oldest 1..max_items. kEmpty, or kShutDown if the queue is empty and shut down.
   Status try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& items);
+  // Undo a pop: the entry goes back to the place `seq`. Unless its key has been queued again
+  // meanwhile: then the newer version stays where it is, and `wrote` is false.
+  Status put_back(const Entry& entry, uint64_t seq, uint64_t deadline, bool& wrote);
   // Sleep until the queue may have something (kOk: look again) or until `deadline` (kEmpty).
   Status wait_ready(uint64_t deadline);
   // Copies of all entries, oldest first.
@@ -118,7 +122,9 @@ class Arena {
   Status repair_locked();
   bool drop_overlapping();
   Status replace_locked(const std::vector<Entry>& entries, std::string_view resource_version);
-  Status upsert_locked(RecordNo fresh, const Table::Place& place);
+  Status upsert(const Entry& entry, Upsert how, uint64_t seq, uint64_t deadline, bool& wrote);
+  // `seq`: the place in the queue of a new key.
+  Status upsert_locked(RecordNo fresh, const Table::Place& place, uint64_t seq);
   Status erase_locked(RecordNo record);
   Status copy_record(const Hit& hit, bool with_value, Item& item) const;
   Status examine(View& view, RecordNo record, const Want& want, bool with_values,

@@ -18,6 +18,7 @@
 
 #include <cmath>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "arena.hpp"
@@ -32,9 +33,9 @@ namespace {
 constexpr const char* kStatusNames[] = {
     "ok",         "miss",        "empty",     "interrupted", "shut_down",    "exists",
     "busy",       "unfinished",  "too_small", "too_big",     "arena_full",   "no_space",
-    "key_size",   "read_only",   "lock_timeout", "no_slot",  "closed",       "foreign",
-    "wrong_layout", "wrong_kind", "wrong_codec", "insecure", "corrupt",      "no_memory",
-    "system"};
+    "key_size",   "read_only",   "lock_timeout", "no_slot",  "closed",
+    "superseded", "foreign",     "wrong_layout", "wrong_kind", "wrong_codec", "insecure", "corrupt",
+    "lost",       "no_memory",   "system"};
 static_assert(std::size(kStatusNames) == static_cast<size_t>(Status::kSystem) + 1);
 
 // Payloads from here on are copied with the GIL released.
@@ -143,12 +144,12 @@ class Handle {
         lock_timeout_(lock_timeout) {}
 
   static nb::object create(int fd, const char* shm_name, std::string_view kind, uint64_t capacity,
-                           std::string_view codec, const std::string& name,
+                           std::string_view codec, uint32_t mode, const std::string& name,
                            nb::object decode, uint64_t cache_bytes, double lock_timeout) {
     std::unique_ptr<Segment> segment;
     Finding finding;
     Status s =
-        Segment::create(fd, shm_name, kind_of(kind), capacity, codec, segment, finding);
+        Segment::create(fd, shm_name, kind_of(kind), capacity, codec, mode, segment, finding);
     if (s != Status::kOk) fail(s, name, describe(finding));
     auto handle = std::make_unique<Handle>(std::move(segment), name, std::move(decode),
                                            cache_bytes, lock_timeout);
@@ -156,14 +157,18 @@ class Handle {
     return nb::cast(handle.release(), nb::rv_policy::take_ownership);
   }
 
-  static nb::object attach(int fd, std::string_view kind, std::string_view codec, bool writable,
+  static nb::object attach(int fd, const char* shm_name, std::string_view kind,
+                           std::string_view codec, bool writable, nb::handle trusted_uid,
                            const std::string& name, nb::object decode, uint64_t cache_bytes,
                            double lock_timeout) {
     std::unique_ptr<Segment> segment;
     Finding finding;
-    Status s = Segment::attach(fd, kind_of(kind), codec, writable, segment, finding);
+    const uint32_t trusted = trusted_uid.is_none() ? kNobody : nb::cast<uint32_t>(trusted_uid);
+    Status s =
+        Segment::attach(fd, shm_name, kind_of(kind), codec, writable, trusted, segment, finding);
     if (s != Status::kOk) {
       nb::dict context = describe(finding);
+      context["trusted_uid"] = nb::borrow(trusted_uid);
       context["wanted_kind"] = nb::str(kind.data(), kind.size());
       context["wanted_codec"] = nb::str(codec.data(), codec.size());
       fail(s, name, context);
@@ -184,7 +189,7 @@ class Handle {
   }
 
   nb::tuple identity() {
-    Use use(*this);
+    if (closed()) fail(Status::kClosed, name_, nb::dict());
     return nb::make_tuple(arena_->segment().device(), arena_->segment().inode());
   }
 
@@ -289,31 +294,38 @@ class Handle {
 
   // --- FIFO ---
 
-  nb::object pop(nb::handle timeout) {
+  // Items are appended to `hand`, not returned: a signal handler that raises in the instant in
+  // which a call returns drops the result of the call, and what was taken would be lost with it.
+  // The caller, who still has the list, puts it back (put_back).
+
+  void pop(uint64_t max_items, nb::handle timeout, nb::list hand) {
     Use use(*this);
-    std::vector<Item> taken = take(1, timeout);
-    return nb::make_tuple(to_str(taken[0].key()), to_bytes(taken[0].value()));
+    hand_over(take(max_items, timeout), hand);
   }
 
-  nb::list pop_many(uint64_t max_items, nb::handle timeout) {
-    Use use(*this);
-    nb::list result;
-    for (const Item& item : take(max_items, timeout)) {
-      result.append(nb::make_tuple(to_str(item.key()), to_bytes(item.value())));
-    }
-    return result;
-  }
-
-  // Without any waiting: the oldest item; None if the queue is empty; False if the lock is taken
-  // or a repair is due, see settle.
-  nb::object poll() {
+  // Without any waiting. True: the oldest item is in `hand`. None: the queue is empty. False: the
+  // lock is taken or a repair is due, see settle.
+  nb::object poll(nb::list hand) {
     Use use(*this);
     std::vector<Item> items;
     const Status s = arena_->try_pop(1, 0, items);
     if (s == Status::kEmpty) return nb::none();
     if (s == Status::kLockTimeout) return nb::bool_(false);
     check(s);
-    return nb::make_tuple(to_str(items[0].key()), to_bytes(items[0].value()));
+    hand_over(std::move(items), hand);
+    return nb::bool_(true);
+  }
+
+  // Undo the pop of what is in `hand`. No signal handler runs in here.
+  void put_back(nb::list hand) {
+    Use use(*this);
+    for (nb::handle taken : hand) {
+      const nb::object key = taken[0], data = taken[1];
+      const nb::bytes value = nb::cast<nb::bytes>(data);
+      const Entry entry{key_of(key), {value.data(), value.size()}};
+      const uint64_t seq = nb::cast<uint64_t>(taken[2]);
+      check(return_item(entry, seq), entry.key.size(), value.size());
+    }
   }
 
   // Wait until the lock was free once, and the arena is whole.
@@ -339,20 +351,16 @@ class Handle {
   // --- both ---
 
   uint64_t size() {
-    Use use(*this);
-    return arena_->size();
+    return whole([&] { return arena_->size(); });
   }
   uint64_t version() {
-    Use use(*this);
-    return arena_->version();
+    return whole([&] { return arena_->version(); });
   }
   bool has_synced() {
-    Use use(*this);
-    return arena_->has_synced();
+    return whole([&] { return arena_->has_synced(); });
   }
   std::string resource_version() {
-    Use use(*this);
-    return arena_->resource_version();
+    return whole([&] { return arena_->resource_version(); });
   }
 
   // The version as soon as it is not `version`; after `timeout` seconds the version as it is.
@@ -381,6 +389,7 @@ class Handle {
     d["capacity_bytes"] = segment.capacity();
     d["committed_bytes"] = segment.committed();
     d["used_bytes"] = m.used_bytes.load(relaxed);
+    d["free_bytes"] = heap.free_bytes;
     d["free_blocks"] = heap.free_blocks;
     d["largest_free_bytes"] = heap.largest_free;
     d["version"] = arena_->version();
@@ -417,6 +426,8 @@ class Handle {
    public:
     explicit Use(Handle& handle) : handle_(handle) {
       if (handle.closed()) fail(Status::kClosed, handle.name_, nb::dict());
+      Segment& segment = handle.arena_->segment();
+      if (segment.unlinked() && segment.superseded()) handle.check(Status::kSuperseded);
       ++handle.in_use_;
     }
     ~Use() {
@@ -444,6 +455,7 @@ class Handle {
   }
 
   void check(Status status, uint64_t key_size = 0, uint64_t value_size = 0) {
+    if (arena_ && arena_->segment().lost()) status = Status::kLost;  // whatever it seemed to be
     if (status == Status::kOk) return;
     nb::dict context;
     context["key_size"] = key_size;
@@ -473,9 +485,20 @@ class Handle {
         WithoutGil nogil;
         s = call();
       }
+      if (arena_->segment().lost()) return Status::kLost;
+      if (s != Status::kOk && arena_->segment().superseded()) return Status::kSuperseded;
       if (s != Status::kInterrupted) return s;
       handle_signals();
     }
+  }
+
+  // What a call without a status says of an arena whose pages are there.
+  template <typename Call>
+  std::invoke_result_t<Call> whole(Call&& call) {
+    Use use(*this);
+    auto result = call();
+    check(Status::kOk);
+    return result;
   }
 
   // `call(deadline)` takes the arena's lock.
@@ -597,11 +620,38 @@ class Handle {
       if (s == Status::kEmpty && deadline > 0) {
         s = blocking([&] { return arena_->wait_ready(deadline); });
         if (s == Status::kOk) {
+          if (arena_->segment().superseded()) check(Status::kSuperseded);
           handle_signals();
           continue;
         }
       }
       check(s);
+    }
+  }
+
+  void hand_over(std::vector<Item> items, nb::list hand) {
+    size_t given = 0;
+    try {
+      for (; given < items.size(); ++given) {
+        const Item& item = items[given];
+        hand.append(nb::make_tuple(to_str(item.key()), to_bytes(item.value()), item.seq));
+      }
+    } catch (...) {  // no memory for the Python objects
+      for (; given < items.size(); ++given) {
+        const Item& item = items[given];
+        (void)return_item({item.key(), {item.value().data(), item.value_size}}, item.seq);
+      }
+      throw;
+    }
+  }
+
+  Status return_item(const Entry& entry, uint64_t seq) {
+    bool wrote = false;
+    const uint64_t deadline = deadline_after(lock_timeout_);
+    WithoutGil nogil;
+    for (;;) {
+      const Status s = arena_->put_back(entry, seq, deadline, wrote);
+      if (s != Status::kInterrupted) return s;
     }
   }
 
@@ -749,13 +799,15 @@ NB_MODULE(_core, m) {
   m.attr("ATTACH_BYTE") = shmcache::kAttachByte;
   m.attr("LAYOUT_VERSION") = shmcache::kLayoutVersion;
   m.def("inspect", &shmcache::inspect, nb::arg("fd"));
+  m.def("mark_unlinked", &shmcache::Segment::mark_unlinked, nb::arg("fd"));
   nb::class_<Handle>(m, "Arena")
       .def_static("create", &Handle::create, nb::arg("fd"), nb::arg("shm_name"), nb::arg("kind"),
-                  nb::arg("capacity"), nb::arg("codec"), nb::arg("name"), nb::arg("decode").none(),
-                  nb::arg("cache_bytes"), nb::arg("lock_timeout"))
-      .def_static("attach", &Handle::attach, nb::arg("fd"), nb::arg("kind"), nb::arg("codec"),
-                  nb::arg("writable"), nb::arg("name"), nb::arg("decode").none(),
-                  nb::arg("cache_bytes"), nb::arg("lock_timeout"))
+                  nb::arg("capacity"), nb::arg("codec"), nb::arg("mode"), nb::arg("name"),
+                  nb::arg("decode").none(), nb::arg("cache_bytes"), nb::arg("lock_timeout"))
+      .def_static("attach", &Handle::attach, nb::arg("fd"), nb::arg("shm_name"), nb::arg("kind"),
+                  nb::arg("codec"), nb::arg("writable"), nb::arg("trusted_uid").none(),
+                  nb::arg("name"), nb::arg("decode").none(), nb::arg("cache_bytes"),
+                  nb::arg("lock_timeout"))
       .def("close", &Handle::close)
       .def_prop_ro("closed", &Handle::closed)
       .def_prop_ro("writable", &Handle::writable)
@@ -770,9 +822,9 @@ NB_MODULE(_core, m) {
       .def("keys", &Handle::keys)
       .def("values", &Handle::values)
       .def("items", &Handle::items)
-      .def("pop", &Handle::pop, nb::arg("timeout").none())
-      .def("pop_many", &Handle::pop_many, nb::arg("max_items"), nb::arg("timeout").none())
-      .def("poll", &Handle::poll)
+      .def("pop", &Handle::pop, nb::arg("max_items"), nb::arg("timeout").none(), nb::arg("hand"))
+      .def("poll", &Handle::poll, nb::arg("hand"))
+      .def("put_back", &Handle::put_back, nb::arg("hand"))
       .def("settle", &Handle::settle)
       .def("wait_ready", &Handle::wait_ready, nb::arg("timeout").none())
       .def("shut_down", &Handle::shut_down, nb::arg("immediate"))

@@ -250,6 +250,7 @@ HeapFigures Heap::figures() const {
     if (size < kMinBlock || size > end - block) break;
     if ((header & kFree) != 0) {
       ++figures.free_blocks;
+      figures.free_bytes += size;
       figures.largest_free = std::max(figures.largest_free, size);
     }
     block += size;

@@ -30,6 +30,7 @@ class Segment;
 
 struct HeapFigures {
   uint64_t free_blocks = 0;
+  uint64_t free_bytes = 0;
   uint64_t largest_free = 0;
 };
 

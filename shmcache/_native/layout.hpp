@@ -91,7 +91,7 @@ enum class Kind : uint32_t { kStore = 1, kFifo = 2 };
 
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kMagic = 0x3165686361636d68;  // "hmcache1", the last store of a creation
-constexpr uint32_t kLayoutVersion = 1;           // bump on any change of this file
+constexpr uint32_t kLayoutVersion = 2;           // bump on any change of this file
 constexpr uint64_t kMaxKeySize = 65535;
 constexpr uint32_t kOwnerSlots = 2047;
 constexpr size_t kCodecNameSize = 32;
@@ -155,11 +155,12 @@ struct ResourceVersion {
 };
 
 struct Meta {
-  // Read by every reader, written only by growth, rebuild and replace.
+  // Read by every reader, written only by growth, rebuild, replace and unlink.
   alignas(64) std::atomic<uint64_t> root;  // Root: {generation, log2 of words, area}
   std::atomic<uint64_t> index_committed;   // bytes, of each of the two areas
   std::atomic<uint64_t> records_committed;  // records, not bytes
   std::atomic<uint64_t> heap_committed;     // bytes
+  std::atomic<uint32_t> unlinked;           // the name was removed: perhaps others have it now
   // Written by every mutation.
   alignas(64) std::atomic<uint64_t> mutation_seq;  // P4
   std::atomic<uint64_t> version;

@@ -47,7 +47,9 @@ Status lock(Segment& segment, Hold hold, uint64_t deadline_ns, Acquired& found) 
   }
   std::atomic<uint32_t>& word = segment.control().lock;
   const uint32_t owner = segment.owner_id();
-  bool probe = false;
+  // Before the first sleep too: the long dead cost no wait, and a waiter whose sleeps are cut short
+  // by signals, so that it comes here anew each time, finds them as well.
+  bool probe = true;
   for (;;) {
     uint32_t seen = word.load(std::memory_order_relaxed);
     const bool dead = probe && lock_owner(seen) != 0 && !segment.owner_alive(lock_owner(seen));

@@ -10,8 +10,8 @@
 // Why not pthread: robust mutexes name their owner by a thread id that means another thread in
 // another PID namespace, and keep raw pointers in shared memory.
 //
-// Death is what the kernel says: a waiter whose wait runs out (every kProbeNs) asks for the byte
-// lock of the owner's slot (segment.hpp). Held: the owner lives, perhaps stopped; it is never
+// Death is what the kernel says: a waiter asks for the byte lock of the owner's slot (segment.hpp)
+// before it sleeps, and again whenever its wait has run out (every kProbeNs). Held: the owner lives, perhaps stopped; it is never
 // robbed, the waiter ends with kLockTimeout at its deadline. Free, or the slot has a later
 // generation: the owner is dead, and the waiter moves the word from the dead owner's value to its
 // own by one CAS, DIRTY kept. Of many such waiters one wins; if the winner dies the next does the

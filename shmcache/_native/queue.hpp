@@ -2,7 +2,7 @@
 //
 // Keyed: a key is in the queue at most once, because a record is. An update takes over the
 // position (and `seq`) of the record it replaces; a delete unlinks, so there are no ghosts; a key
-// added again gets a new `seq` and goes to the tail.
+// added again gets a new `seq` and goes to the tail; one whose pop is undone has its old `seq`.
 //
 // Derived: repair sorts the LIVE records by `seq` and links them anew. So the order of the
 // stores below does not matter, only that they are bounded and checked.
@@ -34,6 +34,20 @@ class Queue {
     Meta& m = segment_.meta();
     const RecordNo tail = m.queue_tail.load(std::memory_order_relaxed);
     return link(tail, fresh, kNoRecord);
+  }
+
+  // By its `seq`, which is mostly that of the oldest: so from the head on. Bounded by the number of
+  // records, should the links be damaged.
+  Status push_in_order(RecordNo fresh) {
+    const uint64_t seq = table_.record(fresh).seq.load(std::memory_order_relaxed);
+    RecordNo prev = kNoRecord, next = head();
+    for (uint64_t steps = 0; next != kNoRecord; ++steps) {
+      if (!table_.valid(next) || steps > table_.records_used()) return Status::kCorrupt;
+      if (table_.record(next).seq.load(std::memory_order_relaxed) > seq) break;
+      prev = next;
+      next = table_.record(next).next.load(std::memory_order_relaxed);
+    }
+    return link(prev, fresh, next);
   }
 
   // `fresh` takes the place of `old`.

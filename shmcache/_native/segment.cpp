@@ -27,6 +27,9 @@ namespace {
 constexpr uint64_t kCreating = 0x3067686361636d68;
 // One fallocate call: small enough that a storm of signals cannot starve it.
 constexpr uint64_t kCommitChunk = 1 << 20;
+// How often at most a handle asks what its name stands for.
+constexpr uint64_t kLookNs = 50'000'000;
+constexpr const char* kShmDirectory = "/dev/shm";
 
 // Every Segment of this process, for the fork handler. One mutex also guards slot claims: the
 // prepare handler takes it, so a child never inherits it held.
@@ -85,11 +88,12 @@ Status system_error(Finding& finding) {
   return Status::kSystem;
 }
 
-Status check_file(int fd, Finding& finding, struct stat& st) {
+Status check_file(int fd, uint32_t trusted_uid, Finding& finding, struct stat& st) {
   if (fstat(fd, &st) != 0) return system_error(finding);
   finding.uid = st.st_uid;
   finding.mode = st.st_mode & 07777;
-  const bool trusted_owner = st.st_uid == geteuid() || st.st_uid == 0 || geteuid() == 0;
+  const bool trusted_owner =
+      st.st_uid == geteuid() || st.st_uid == 0 || geteuid() == 0 || st.st_uid == trusted_uid;
   if (!S_ISREG(st.st_mode) || !trusted_owner || (st.st_mode & 0002) != 0 || st.st_nlink > 1) {
     return Status::kInsecure;
   }
@@ -106,7 +110,7 @@ ssize_t load_header(int fd, Header& header, uint64_t& magic) {
 }
 
 // Read and validate the header of a file that nobody has mapped yet (pread cannot fault).
-Status read_header(int fd, int lock_fd, Header& header, Finding& finding) {
+Status read_header(int fd, int lock_fd, uint32_t trusted_uid, Header& header, Finding& finding) {
   uint64_t magic = 0;
   ssize_t got = load_header(fd, header, magic);
   if (got == 0 || magic == kCreating) {
@@ -117,7 +121,7 @@ Status read_header(int fd, int lock_fd, Header& header, Finding& finding) {
   }
   // After the header: a finished one has its final size.
   struct stat st {};
-  if (Status s = check_file(fd, finding, st); s != Status::kOk) return s;
+  if (Status s = check_file(fd, trusted_uid, finding, st); s != Status::kOk) return s;
   if (got < static_cast<ssize_t>(sizeof header) || magic != kMagic) return Status::kForeign;
   finding.layout = header.layout_version;
   if (header.layout_version != kLayoutVersion || header.page_size != kPage ||
@@ -158,6 +162,12 @@ Status Segment::map(Finding& finding) {
   void* base = mmap(nullptr, geometry_.file_size, data, MAP_SHARED | MAP_NORESERVE, fd_, 0);
   if (base == MAP_FAILED) return system_error(finding);
   base_ = static_cast<std::byte*>(base);
+  Registry& all = registry();
+  {
+    std::lock_guard guard(all.mutex);
+    watched_ = watch_map(base_, geometry_.file_size);  // before the first touch
+    all.segments.push_back(this);
+  }
   if (!writable_ && mprotect(base_ + geometry_.control, geometry_.meta - geometry_.control,
                              PROT_READ | PROT_WRITE) != 0) {
     return system_error(finding);
@@ -165,14 +175,12 @@ Status Segment::map(Finding& finding) {
   // A core dump of a process that holds the lock must not take minutes.
   madvise(base_, geometry_.file_size, MADV_DONTDUMP);
   hash_ = SipHash13(header().hash_seed[0], header().hash_seed[1]);
-  Registry& all = registry();
-  std::lock_guard guard(all.mutex);
-  all.segments.push_back(this);
   return Status::kOk;
 }
 
 Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacity,
-                       std::string_view codec, std::unique_ptr<Segment>& out, Finding& finding) {
+                       std::string_view codec, uint32_t mode, std::unique_ptr<Segment>& out,
+                       Finding& finding) {
   capacity = round_up(capacity, kPage);
   finding.wanted = capacity;
   finding.available = kMinCapacity;
@@ -185,9 +193,10 @@ Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacit
   // 0 blocks: a tmpfs mounted without a limit.
   if (finding.available != 0 && capacity > finding.available) return Status::kTooBig;
   struct stat st {};
-  if (Status s = check_file(fd, finding, st); s != Status::kOk) return s;
+  if (Status s = check_file(fd, kNobody, finding, st); s != Status::kOk) return s;
 
   std::unique_ptr<Segment> made(new Segment);
+  made->path_ = kShmDirectory + std::string(shm_name);
   made->kind_ = kind;
   made->capacity_ = capacity;
   made->writable_ = true;
@@ -198,13 +207,12 @@ Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacit
   if (pread(fd, &magic, sizeof magic, 0) == sizeof magic && magic != kCreating) {
     return magic == kMagic ? Status::kExists : Status::kForeign;
   }
-  if (fchmod(fd, 0600) != 0) return system_error(finding);
+  if (fchmod(fd, mode) != 0) return system_error(finding);
   Status status = made->initialise(capacity, codec, finding);
   if (status != Status::kOk) {
     (void)!ftruncate(fd, 0);  // who has it open already finds it unfinished
     struct stat named {};
-    const std::string path = std::string("/dev/shm") + shm_name;
-    if (stat(path.c_str(), &named) == 0 && named.st_dev == made->device_ &&
+    if (stat(made->path_.c_str(), &named) == 0 && named.st_dev == made->device_ &&
         named.st_ino == made->inode_) {
       shm_unlink(shm_name);
     }
@@ -287,12 +295,17 @@ Status Segment::initialise(uint64_t capacity, std::string_view codec, Finding& f
   return Status::kOk;
 }
 
-Status Segment::attach(int fd, Kind kind, std::string_view codec, bool writable,
-                       std::unique_ptr<Segment>& out, Finding& finding) {
+Status Segment::attach(int fd, const char* shm_name, Kind kind, std::string_view codec,
+                       bool writable, uint32_t trusted_uid, std::unique_ptr<Segment>& out,
+                       Finding& finding) {
   std::unique_ptr<Segment> made(new Segment);
+  made->path_ = kShmDirectory + std::string(shm_name);
   if (Status s = made->open_descriptors(fd, finding); s != Status::kOk) return s;
   Header header;
-  if (Status s = read_header(fd, made->lock_fd_, header, finding); s != Status::kOk) return s;
+  if (Status s = read_header(fd, made->lock_fd_, trusted_uid, header, finding);
+      s != Status::kOk) {
+    return s;
+  }
   if (header.kind != kind) return Status::kWrongKind;
   if (codec != finding.codec) return Status::kWrongCodec;
   made->kind_ = kind;
@@ -300,6 +313,7 @@ Status Segment::attach(int fd, Kind kind, std::string_view codec, bool writable,
   made->writable_ = writable;
   made->geometry_ = Geometry::of(kind, header.capacity);
   if (Status s = made->map(finding); s != Status::kOk) return s;
+  if (made->lost()) return Status::kLost;  // truncated since the header was read
   set_byte_lock(made->lock_fd_, F_RDLCK, kAttachByte);
   out = std::move(made);
   return Status::kOk;
@@ -309,10 +323,39 @@ Status Segment::inspect(int fd, Finding& finding, uint64_t& capacity, bool& in_u
   Segment probe;
   if (Status s = probe.open_descriptors(fd, finding); s != Status::kOk) return s;
   Header header;
-  Status status = read_header(fd, probe.lock_fd_, header, finding);
+  Status status = read_header(fd, probe.lock_fd_, kNobody, header, finding);
   in_use = byte_held(probe.lock_fd_, kAttachByte) || byte_held(probe.lock_fd_, kInitByte);
   capacity = status == Status::kOk ? header.capacity : 0;
   return status;
+}
+
+void Segment::mark_unlinked(int fd) {
+  Header header;
+  uint64_t magic = 0;
+  if (load_header(fd, header, magic) < static_cast<ssize_t>(sizeof header) || magic != kMagic ||
+      header.layout_version != kLayoutVersion || header.capacity < kMinCapacity ||
+      header.capacity > kMaxCapacity) {
+    return;
+  }
+  const uint64_t meta = Geometry::of(header.kind, header.capacity).meta;
+  const uint32_t yes = 1;
+  (void)!pwrite(fd, &yes, sizeof yes, static_cast<off_t>(meta + offsetof(Meta, unlinked)));
+}
+
+bool Segment::superseded() {
+  if (superseded_.load(std::memory_order_relaxed)) return true;
+  struct timespec t {};
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+  const uint64_t now =
+      static_cast<uint64_t>(t.tv_sec) * 1000000000u + static_cast<uint64_t>(t.tv_nsec);
+  if (now < next_look_ns_.load(std::memory_order_relaxed)) return false;
+  next_look_ns_.store(now + kLookNs, std::memory_order_relaxed);
+  struct stat named {};
+  if (stat(path_.c_str(), &named) != 0) return false;  // no name: nobody else's either
+  // The descriptor that we hold keeps the inode, so its number is not given to another file.
+  if (named.st_dev == device_ && named.st_ino == inode_) return false;
+  superseded_.store(true, std::memory_order_relaxed);
+  return true;
 }
 
 Segment::~Segment() {
@@ -320,6 +363,7 @@ Segment::~Segment() {
     Registry& all = registry();
     std::lock_guard guard(all.mutex);
     std::erase(all.segments, this);
+    unwatch_map(watched_);
     if (uint32_t id = owner_id(); id != 0) {
       control().slots[(id >> kGenerationBits) - 1].pid.store(0, std::memory_order_relaxed);
     }

@@ -21,8 +21,10 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 
+#include "bus_error.hpp"
 #include "layout.hpp"
 #include "status.hpp"
 
@@ -42,17 +44,26 @@ struct Finding {
   uint32_t uid = 0, mode = 0;
 };
 
+// No such user: nobody is trusted beside ourselves and root.
+constexpr uint32_t kNobody = ~uint32_t{0};
+
 class Segment {
  public:
-  // Turn an empty (or half-made) file into a segment. `fd` stays the caller's. If that fails for
-  // want of memory, `shm_name` is unlinked while we still hold the initialiser's lock, so nobody
-  // else can have made a segment of it.
+  // Turn an empty (or half-made) file into a segment with permission bits `mode`. `fd` stays the
+  // caller's. `shm_name` is the name that it was opened by. If that fails for want of memory,
+  // the name is unlinked while we still hold the initialiser's lock, so nobody else can have made
+  // a segment of it.
   static Status create(int fd, const char* shm_name, Kind kind, uint64_t capacity,
-                       std::string_view codec, std::unique_ptr<Segment>& out, Finding& finding);
-  static Status attach(int fd, Kind kind, std::string_view codec, bool writable,
-                       std::unique_ptr<Segment>& out, Finding& finding);
+                       std::string_view codec, uint32_t mode, std::unique_ptr<Segment>& out,
+                       Finding& finding);
+  // `trusted_uid`: whose file is accepted beside our own and root's, or kNobody.
+  static Status attach(int fd, const char* shm_name, Kind kind, std::string_view codec,
+                       bool writable, uint32_t trusted_uid, std::unique_ptr<Segment>& out,
+                       Finding& finding);
   // Read the header of any file, without attaching. `in_use`: a living process is attached.
   static Status inspect(int fd, Finding& finding, uint64_t& capacity, bool& in_use);
+  // Tell who is attached that the name is about to go. Nothing happens to a file that is not ours.
+  static void mark_unlinked(int fd);
 
   ~Segment();
   Segment(const Segment&) = delete;
@@ -91,6 +102,13 @@ class Segment {
   // Which file this is, whatever its name stands for by now.
   uint64_t device() const { return device_; }
   uint64_t inode() const { return inode_; }
+  // Whether the name stands for another file by now, so that nobody new will come to this one.
+  // Asks the file system, at most every kLookNs; once true it stays true.
+  bool superseded();
+  bool unlinked() const { return meta().unlinked.load(std::memory_order_relaxed) != 0; }
+  // Whether pages were missing when they were touched (bus_error.hpp): nothing that was read
+  // since can be believed.
+  bool lost() const { return watched_->lost.load(std::memory_order_acquire); }
 
   void child_after_fork();  // the atfork handler calls it
 
@@ -113,6 +131,10 @@ class Segment {
   int fd_ = -1;
   int lock_fd_ = -1;
   uint64_t device_ = 0, inode_ = 0;
+  std::string path_;
+  WatchedMap* watched_ = nullptr;
+  std::atomic<bool> superseded_{false};
+  std::atomic<uint64_t> next_look_ns_{0};
   std::atomic<uint32_t> owner_id_{0};
 };
 

@@ -24,12 +24,14 @@ enum class Status : uint8_t {
   kLockTimeout,   // a living process holds the lock
   kNoSlot,        // every owner slot belongs to a living process
   kClosed,        // the handle is closed
+  kSuperseded,    // another arena has the name by now
   kForeign,       // not a segment of ours
   kWrongLayout,   // ours, of another layout version or machine
   kWrongKind,     // a Store where a FIFO was asked for, or the other way round
   kWrongCodec,    // its payloads are of another codec
   kInsecure,      // owner, mode, type or link count are not what they must be
   kCorrupt,       // an invariant is broken
+  kLost,          // pages of the file are gone: somebody truncated it
   kNoMemory,      // private memory for a repair or a copy
   kSystem,        // errno says
 };

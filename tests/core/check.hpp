@@ -53,7 +53,7 @@ inline std::unique_ptr<shmcache::Arena> create(int fd, shmcache::Kind kind,
   std::unique_ptr<shmcache::Segment> segment;
   shmcache::Finding finding;
   auto status = shmcache::Segment::create(fd, "/shmcache.core-test-has-no-name", kind, capacity,
-                                          "raw", segment, finding);
+                                          "raw", 0600, segment, finding);
   if (status != shmcache::Status::kOk) fail(__FILE__, __LINE__, "create");
   auto arena = std::make_unique<shmcache::Arena>(std::move(segment));
   const uint64_t deadline = shmcache::now_ns() + 10'000'000'000u;
@@ -64,7 +64,8 @@ inline std::unique_ptr<shmcache::Arena> create(int fd, shmcache::Kind kind,
 inline std::unique_ptr<shmcache::Arena> attach(int fd, shmcache::Kind kind, bool writable = true) {
   std::unique_ptr<shmcache::Segment> segment;
   shmcache::Finding finding;
-  auto status = shmcache::Segment::attach(fd, kind, "raw", writable, segment, finding);
+  auto status = shmcache::Segment::attach(fd, "/shmcache.core-test-has-no-name", kind, "raw",
+                                          writable, shmcache::kNobody, segment, finding);
   if (status != shmcache::Status::kOk) fail(__FILE__, __LINE__, "attach");
   return std::make_unique<shmcache::Arena>(std::move(segment));
 }
