@@ -61,8 +61,9 @@ class Opening:
     ) -> None:
         if mode not in (0o600, 0o660):
             raise ValueError(
-                f"mode is 0o600 (this user) or 0o660 (this user and the group), not {mode:#o}: "
-                "who may attach may write, if only to wait for a change"
+                "mode is 0o600 (this user) or 0o660 (this user and the group), not "
+                f"{oct(mode) if isinstance(mode, int) else repr(mode)}: who may attach may write, "
+                "if only to wait for a change"
             )
         self.mode = mode
         self.owner = _uid(owner)

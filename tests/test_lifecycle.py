@@ -92,7 +92,9 @@ def test_another_layout(store: Store) -> None:
     with path_of(store.name).open("r+b", buffering=0) as file:
         file.seek(8)
         file.write((99).to_bytes(4, "little"))
-        with pytest.raises(shmcache.IncompatibleArenaError, match=r"has layout 99.*reads layout \d"):
+        with pytest.raises(
+            shmcache.IncompatibleArenaError, match=r"has layout 99.*reads layout \d"
+        ):
             Store.attach(store.name)
         file.seek(8)
         file.write(shmcache._core.LAYOUT_VERSION.to_bytes(4, "little"))

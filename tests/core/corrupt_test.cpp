@@ -1,6 +1,9 @@
 // A damaged or hostile segment: words of the data pages overwritten at random, beneath every
 // operation. The results may be wrong, and mostly are kCorrupt; what must not happen is a crash, an
 // access outside the segment (ASan, UBSan, the end of the map) or a call that does not return.
+#include <atomic>
+#include <thread>
+
 #include "check.hpp"
 
 using namespace shmcache;
@@ -78,6 +81,61 @@ CASE(corrupt_words_never_crash, "whatever the data pages hold, every operation r
                                       : nasty(random));
     }
     for (int i = 0; i < 30; ++i) use(random(3) == 0 ? *reader : *arena, random);
+    reader.reset();
+    arena.reset();
+    close(fd);
+  }
+}
+
+CASE(bits_that_flip_under_reads, "words that another thread overwrites while readers use them lead no "
+                                 "reader astray") {
+  harness::Random random{20261125};
+  for (int round = 0; round < 150; ++round) {
+    const Kind kind = round % 2 == 0 ? Kind::kStore : Kind::kFifo;
+    int fd = harness::anonymous_file();
+    auto arena = harness::create(fd, kind, 1 << 20);
+    for (int i = 0; i < 60; ++i) use(*arena, random);
+    std::atomic<bool> stop{false};
+    Segment& segment = arena->segment();
+    const uint64_t seed = 1 + random(1 << 30);
+    std::thread flipper([&] {
+      harness::Random own{seed};
+      struct {
+        void* begin;
+        uint64_t words;
+      } const regions[] = {{&segment.meta(), 40},
+                           {segment.index(0), 1024},
+                           {segment.records(), 64 * sizeof(Record) / 8},
+                           {segment.heap(), 512}};
+      while (!stop.load(std::memory_order_relaxed)) {
+        const auto& region = regions[own(std::size(regions))];
+        auto* word = static_cast<uint64_t*>(region.begin) + own(region.words);
+        const uint64_t was = load_word(word);
+        store_word(word, own(3) == 0 ? was ^ (uint64_t{1} << own(64)) : nasty(own));
+        store_word(word, was);  // mostly whole, so that readers get far
+      }
+    });
+    auto reader = harness::attach(fd, kind, false);
+    for (int i = 0; i < 400; ++i) {
+      const std::string key = "k" + std::to_string(random(60));
+      Hit hit;
+      if (reader->find(key, hit) == Status::kOk) {
+        std::string copy(hit.value_size, '\0');
+        (void)reader->table().read_value(hit, copy.data());
+      }
+      (void)reader->has_synced();
+      (void)reader->resource_version();
+      if (i % 20 == 0) {
+        View view;
+        std::unordered_map<uint32_t, Item> copies;
+        std::vector<Item> items;
+        const uint64_t deadline = now_ns() + 5'000'000'000u;
+        (void)reader->refresh(view, [](RecordNo, uint64_t) { return true; }, true, deadline, copies);
+        (void)reader->queued(true, deadline, items);
+      }
+    }
+    stop.store(true);
+    flipper.join();
     reader.reset();
     arena.reset();
     close(fd);
