@@ -35,6 +35,7 @@ def strikes(fifo: FIFO, pop: Callable[[FIFO], list[Any]]) -> Iterator[list[Any] 
 
     Before RETURN_VALUE nothing is raised: there the interpreter does not look for signals.
     """
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 wants it before the tracer is set
     at = 0
     while True:
         left = at
