@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import posix_ipc
@@ -25,6 +25,7 @@ from shmcache._errors import (
     ArenaNotFoundError,
     ArenaPermissionError,
     CapacityError,
+    IncompatibleArenaError,
     InvalidNameError,
     ShmCacheError,
 )
@@ -38,6 +39,7 @@ _PREFIX = "shmcache."
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?\s*")
 _POWER = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
+_LOCK_READINGS = 8
 # While somebody else creates the arena (milliseconds), look again this often.
 _POLL_SECONDS = 0.002
 _CREATION_SECONDS = 10.0
@@ -190,7 +192,7 @@ def unlink(name: str) -> None:
     >>> store = shmcache.Store.create("an-arena", capacity="1MiB")
     >>> shmcache.unlink("an-arena")
     """
-    with _opened(name) as fd:
+    with suppress(ShmCacheError), _opened(name) as fd:
         _core.mark_unlinked(fd)
     with _translated(name):
         posix_ipc.unlink_shared_memory(_path(name))
@@ -235,12 +237,20 @@ def identity(name: str) -> tuple[int, int] | None:
 
 
 def count_attached(device: int, inode: int) -> int:
-    """How many living handles an arena has: each holds one read lock, which the kernel lists."""
+    """How many living handles an arena has: each holds one read lock, which the kernel lists.
+
+    The kernel gives the list page by page and by position, so that locks that come or go between
+    two pages shift the others: it is read until two readings agree, a few times at most.
+    """
     file = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
-    with open("/proc/locks") as locks:
-        return sum(
-            fields[-3:-1] == [file, str(_core.ATTACH_BYTE)] for fields in map(str.split, locks)
-        )
+    counts = [-1]
+    for _ in range(_LOCK_READINGS):
+        with open("/proc/locks") as locks:
+            lines = map(str.split, locks)
+            counts.append(sum(line[-3:-1] == [file, str(_core.ATTACH_BYTE)] for line in lines))
+        if counts[-1] == counts[-2]:
+            break
+    return counts[-1]
 
 
 def _uid(owner: int | str | None) -> int | None:
@@ -279,6 +289,10 @@ def _opened(name: str, flags: int = 0) -> Iterator[int]:
 def _translated(name: str) -> Iterator[None]:
     try:
         yield
+    except InvalidNameError:
+        raise
+    except ValueError as cause:  # what posix_ipc makes of EINVAL, which a directory gives
+        raise _not_a_file(name) from cause
     except posix_ipc.ExistentialError as cause:
         raise ArenaNotFoundError(
             f"there is no arena {name!r} (looked for {_DIRECTORY}/{_PREFIX}{name}): is the process "
@@ -293,7 +307,16 @@ def _translated(name: str) -> Iterator[None]:
             raise ArenaPermissionError(
                 f"{_DIRECTORY}/{_PREFIX}{name} is a symbolic link, and those are not followed"
             ) from cause
+        if cause.errno in (errno.EISDIR, errno.ENXIO, errno.ENODEV, errno.EPERM):
+            raise _not_a_file(name) from cause
         raise
+
+
+def _not_a_file(name: str) -> IncompatibleArenaError:
+    return IncompatibleArenaError(
+        f"{_DIRECTORY}/{_PREFIX}{name} is not a file, so it is no arena: choose another name, or "
+        "remove it"
+    )
 
 
 def _check_size(capacity: int) -> None:

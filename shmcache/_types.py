@@ -88,7 +88,8 @@ class Stats:
     deletes: int
     pops: int
     attached: int
-    """Handles of living processes, read-only ones and this one included, as the kernel counts."""
+    """Handles of living processes, read-only ones and this one included, as the kernel lists them;
+    approximate while others attach and detach."""
     repairs: int
     last_repair_ns: int
     created_unix_ns: int

@@ -17,7 +17,13 @@ from typing import Any, ClassVar, Self
 
 from shmcache import _arena
 from shmcache._core import Arena
-from shmcache._errors import ArenaNotFoundError, CodecError, KeyFuncError
+from shmcache._errors import (
+    ArenaNotFoundError,
+    ClosedError,
+    CodecError,
+    CorruptArenaError,
+    KeyFuncError,
+)
 from shmcache._ports import Codec, KeyFunc
 from shmcache._types import Stats
 from shmcache.codecs.msgpack import MsgpackCodec
@@ -228,7 +234,10 @@ class Store(Mapping[str, Any]):
         return _attach_again, (type(self), self._name, self._identity, self._options)
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{len(self)} entries"
+        try:
+            state = f"{len(self)} entries"
+        except (ClosedError, CorruptArenaError) as error:
+            state = "closed" if self.closed else str(error)
         return f"<{type(self).__name__} {self._name!r}: {state}>"
 
     # A handle is itself, not its content: comparing two means asking whether they are the same.

@@ -14,8 +14,10 @@
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
+#include <pthread.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cmath>
 #include <optional>
 #include <type_traits>
@@ -90,31 +92,30 @@ std::optional<std::string_view> utf8(nb::handle key) {
   return std::string_view(data, static_cast<size_t>(size));
 }
 
-nb::object to_str(std::string_view text) {
-  PyObject* s = PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr);
-  if (s == nullptr) throw nb::python_error();
-  return nb::steal(s);
-}
-
 nb::object to_bytes(std::string_view data) {
   PyObject* b = PyBytes_FromStringAndSize(data.data(), static_cast<Py_ssize_t>(data.size()));
   if (b == nullptr) throw nb::python_error();
   return nb::steal(b);
 }
 
-// Lets the GIL go. While the interpreter shuts down, a daemon thread that comes back for it would
-// be unwound through our destructors, which ends the process with an abort; it waits for the end
-// here instead, as threads do from Python 3.14 on.
+// Until Python 3.14 an interpreter that ends makes daemon threads that come back for the GIL exit
+// (pthread_exit), which unwinds their stacks; through frames of C++ that ends in an abort. So such
+// a thread is held where the unwinding begins, and waits for the end of the process, as threads do
+// from 3.14 on.
+[[noreturn]] void wait_for_the_end() {
+  for (;;) pause();
+}
+
+// Lets the GIL go.
 class WithoutGil {
  public:
   WithoutGil() : state_(PyEval_SaveThread()) {}
   ~WithoutGil() {
-#if PY_VERSION_HEX >= 0x030D0000
-    while (Py_IsFinalizing()) pause();
-#else
-    while (_Py_IsFinalizing()) pause();
-#endif
-    PyEval_RestoreThread(state_);
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {  // it is C, and throws nothing else
+      wait_for_the_end();
+    }
   }
   WithoutGil(const WithoutGil&) = delete;
   WithoutGil& operator=(const WithoutGil&) = delete;
@@ -351,7 +352,10 @@ class Handle {
   // --- both ---
 
   uint64_t size() {
-    return whole([&] { return arena_->size(); });
+    Use use(*this);
+    const uint64_t size = arena_->size();
+    check(size <= arena_->segment().geometry().max_records ? Status::kOk : Status::kCorrupt);
+    return size;
   }
   uint64_t version() {
     return whole([&] { return arena_->version(); });
@@ -359,8 +363,8 @@ class Handle {
   bool has_synced() {
     return whole([&] { return arena_->has_synced(); });
   }
-  std::string resource_version() {
-    return whole([&] { return arena_->resource_version(); });
+  nb::object resource_version() {
+    return to_str(whole([&] { return arena_->resource_version(); }));
   }
 
   // The version as soon as it is not `version`; after `timeout` seconds the version as it is.
@@ -420,18 +424,22 @@ class Handle {
   }
 
  private:
-  // Keeps the map while a call is inside, also when another thread closes the handle meanwhile.
-  // Counted with the GIL held.
+  // Keeps the map while a call is inside, also when another thread closes the handle meanwhile:
+  // the threads that are, with the GIL held. (Not a count, because in a forked child the calls of
+  // the other threads never return.)
   class Use {
    public:
     explicit Use(Handle& handle) : handle_(handle) {
       if (handle.closed()) fail(Status::kClosed, handle.name_, nb::dict());
       Segment& segment = handle.arena_->segment();
       if (segment.unlinked() && segment.superseded()) handle.check(Status::kSuperseded);
-      ++handle.in_use_;
+      handle.inside_.push_back(pthread_self());
     }
     ~Use() {
-      --handle_.in_use_;
+      auto& inside = handle_.inside_;
+      auto ours = inside.end() - 1;
+      while (!pthread_equal(*ours, pthread_self())) --ours;
+      inside.erase(ours);
       handle_.release_if_closed();
     }
     Use(const Use&) = delete;
@@ -448,7 +456,12 @@ class Handle {
   };
 
   void release_if_closed() {
-    if (in_use_ != 0 || !arena_ || !arena_->closed()) return;
+    if (!arena_ || !arena_->closed()) return;
+    if (pid_ != getpid()) {
+      pid_ = getpid();
+      std::erase_if(inside_, [](pthread_t t) { return !pthread_equal(t, pthread_self()); });
+    }
+    if (!inside_.empty()) return;
     arena_.reset();
     cache_.clear();
     cached_bytes_ = 0;
@@ -457,7 +470,9 @@ class Handle {
   void check(Status status, uint64_t key_size = 0, uint64_t value_size = 0) {
     if (arena_ && arena_->segment().lost()) status = Status::kLost;  // whatever it seemed to be
     if (status == Status::kOk) return;
+    const int error = errno;
     nb::dict context;
+    context["errno"] = error;
     context["key_size"] = key_size;
     context["value_size"] = value_size;
     context["lock_timeout"] = lock_timeout_;
@@ -469,6 +484,17 @@ class Handle {
           segment.owner_pid(lock_owner(segment.control().lock.load(std::memory_order_relaxed)));
     }
     fail(status, name_, context);
+  }
+
+  // Text of the segment. All that was stored is UTF-8; something else wrote what is not.
+  nb::object to_str(std::string_view text) {
+    PyObject* s = PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr);
+    if (s == nullptr) {
+      if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) throw nb::python_error();
+      PyErr_Clear();
+      check(Status::kCorrupt);
+    }
+    return nb::steal(s);
   }
 
   // Between two slices of a wait: a signal may have come when no system call could be interrupted
@@ -583,7 +609,13 @@ class Handle {
   // The key is for the error message.
   nb::object decode(nb::handle data, nb::handle key) {
     if (decode_.is_none()) return nb::borrow(data);
-    return decode_(data, key);
+    try {
+      return decode_(data, key);
+    } catch (const std::exception&) {
+      throw;
+    } catch (...) {  // the interpreter ends while this thread runs Python
+      wait_for_the_end();
+    }
   }
 
   void remember(RecordNo record, uint64_t state, nb::object key, nb::object object, uint64_t size) {
@@ -764,7 +796,8 @@ class Handle {
   nb::object decode_;
   uint64_t cache_limit_;
   double lock_timeout_;
-  int in_use_ = 0;
+  std::vector<pthread_t> inside_;
+  pid_t pid_ = getpid();
   std::vector<Cached> cache_;
   uint64_t cached_bytes_ = 0;
   size_t clock_hand_ = 0;

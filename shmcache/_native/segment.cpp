@@ -92,8 +92,9 @@ Status check_file(int fd, uint32_t trusted_uid, Finding& finding, struct stat& s
   if (fstat(fd, &st) != 0) return system_error(finding);
   finding.uid = st.st_uid;
   finding.mode = st.st_mode & 07777;
+  // Also when we are root: then a stranger's file could do the more harm.
   const bool trusted_owner =
-      st.st_uid == geteuid() || st.st_uid == 0 || geteuid() == 0 || st.st_uid == trusted_uid;
+      st.st_uid == geteuid() || st.st_uid == 0 || st.st_uid == trusted_uid;
   if (!S_ISREG(st.st_mode) || !trusted_owner || (st.st_mode & 0002) != 0 || st.st_nlink > 1) {
     return Status::kInsecure;
   }
@@ -204,8 +205,9 @@ Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacit
   if (Status s = made->open_descriptors(fd, finding); s != Status::kOk) return s;
   if (!set_byte_lock(made->lock_fd_, F_WRLCK, kInitByte)) return Status::kBusy;
   uint64_t magic = 0;
-  if (pread(fd, &magic, sizeof magic, 0) == sizeof magic && magic != kCreating) {
-    return magic == kMagic ? Status::kExists : Status::kForeign;
+  const ssize_t got = pread(fd, &magic, sizeof magic, 0);
+  if (got != 0 && magic != kCreating) {
+    return got == sizeof magic && magic == kMagic ? Status::kExists : Status::kForeign;
   }
   if (fchmod(fd, mode) != 0) return system_error(finding);
   Status status = made->initialise(capacity, codec, finding);
@@ -323,7 +325,10 @@ Status Segment::inspect(int fd, Finding& finding, uint64_t& capacity, bool& in_u
   Segment probe;
   if (Status s = probe.open_descriptors(fd, finding); s != Status::kOk) return s;
   Header header;
-  Status status = read_header(fd, probe.lock_fd_, kNobody, header, finding);
+  struct stat st {};
+  if (fstat(fd, &st) != 0) return system_error(finding);
+  // Whoever owns it: nothing is mapped and nothing of it believed.
+  Status status = read_header(fd, probe.lock_fd_, st.st_uid, header, finding);
   in_use = byte_held(probe.lock_fd_, kAttachByte) || byte_held(probe.lock_fd_, kInitByte);
   capacity = status == Status::kOk ? header.capacity : 0;
   return status;
@@ -351,7 +356,8 @@ bool Segment::superseded() {
   if (now < next_look_ns_.load(std::memory_order_relaxed)) return false;
   next_look_ns_.store(now + kLookNs, std::memory_order_relaxed);
   struct stat named {};
-  if (stat(path_.c_str(), &named) != 0) return false;  // no name: nobody else's either
+  // No name, or of something that cannot be an arena: nobody attaches to another one by it.
+  if (lstat(path_.c_str(), &named) != 0 || !S_ISREG(named.st_mode)) return false;
   // The descriptor that we hold keeps the inode, so its number is not given to another file.
   if (named.st_dev == device_ && named.st_ino == inode_) return false;
   superseded_.store(true, std::memory_order_relaxed);

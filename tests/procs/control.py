@@ -20,12 +20,20 @@ from pathlib import Path
 from shmcache import _core
 
 __all__ = [
+    "CHANGE_SLEEPERS",
+    "CONTROL",
+    "LOCK",
+    "META",
+    "READY_SLEEPERS",
+    "READY_WORD",
     "Control",
     "control",
     "forked",
     "path_of",
+    "poke",
     "resume",
     "start",
+    "states",
     "stop",
     "stop_as_owner",
     "stopped_owner",
@@ -35,7 +43,7 @@ __all__ = [
 
 CONTROL = 4096
 META = CONTROL + 5 * 4096
-_CHANGE_SLEEPERS, _READY_SLEEPERS, _SLOTS = 68, 132, 192
+LOCK, CHANGE_SLEEPERS, READY_WORD, READY_SLEEPERS, _SLOTS = 0, 68, 128, 132, 192
 _MUTATION_SEQ = META - CONTROL + 64
 
 
@@ -56,6 +64,8 @@ class Control:
     waiters: bool
     change_sleepers: bool
     ready_sleepers: bool
+    ready_word: int
+    """Moves with each wake-up for an item."""
     mutating: bool
     """Whether a change is half done, so that snapshots wait."""
 
@@ -65,17 +75,24 @@ def control(name: str) -> Control:
     assert _core.LAYOUT_VERSION == 2, "the offsets of this module are those of layout 2"
     with path_of(name).open("rb", buffering=0) as file:
         page = os.pread(file.fileno(), META - CONTROL + 4096, CONTROL)
-    (word,) = struct.unpack_from("=I", page)
+    (word,) = struct.unpack_from("=I", page, LOCK)
     slot = (word >> 19) - 1
     return Control(
         owner=struct.unpack_from("=I", page, _SLOTS + slot * 8 + 4)[0] if slot >= 0 else 0,
         slot=slot,
         dirty=bool(word & 2),
         waiters=bool(word & 1),
-        change_sleepers=page[_CHANGE_SLEEPERS] != 0,
-        ready_sleepers=page[_READY_SLEEPERS] != 0,
+        change_sleepers=page[CHANGE_SLEEPERS] != 0,
+        ready_sleepers=page[READY_SLEEPERS] != 0,
+        ready_word=struct.unpack_from("=I", page, READY_WORD)[0],
         mutating=page[_MUTATION_SEQ] % 2 != 0,
     )
+
+
+def poke(name: str, offset: int, word: int) -> None:
+    """Overwrite a word of the control page."""
+    with path_of(name).open("r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), struct.pack("=I", word), CONTROL + offset)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -87,7 +104,7 @@ def until(condition: Callable[[], bool]) -> None:
 def stop(pid: int) -> None:
     """Stop a process; on return none of its threads runs."""
     os.kill(pid, signal.SIGSTOP)
-    until(lambda: set(_states(pid)) <= set("TZX"))
+    until(lambda: set(states(pid)) <= set("TZX"))
 
 
 def resume(pid: int) -> None:
@@ -95,7 +112,7 @@ def resume(pid: int) -> None:
     os.kill(pid, signal.SIGCONT)
 
 
-def _states(pid: int) -> list[str]:
+def states(pid: int) -> list[str]:
     """The state letter of each thread, see proc(5)."""
     states = []
     for thread in Path(f"/proc/{pid}/task").iterdir():
