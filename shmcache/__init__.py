@@ -38,13 +38,28 @@ from shmcache._errors import (
     InvalidNameError,
     KeyFuncError,
     LockTimeoutError,
+    NotFoundError,
     ReadOnlyError,
     SelectorError,
     ShmCacheError,
     ShutDown,
 )
 from shmcache._frozen import thaw
-from shmcache._ports import Codec, KeyFunc, ListerWatcher, ListFunc, ReflectorStore, WatchFunc
+from shmcache._ports import (
+    Codec,
+    Enumerator,
+    GetFunc,
+    Index,
+    Indexers,
+    IndexFunc,
+    Indices,
+    KeyFunc,
+    ListerStore,
+    ListerWatcher,
+    ListFunc,
+    ReflectorStore,
+    WatchFunc,
+)
 from shmcache._types import ArenaInfo, Event, ListOptions, ListResult, Stats, WatchOptions
 from shmcache.codecs import MsgpackCodec, MsgspecCodec, RawCodec
 from shmcache.fifo import FIFO
@@ -53,11 +68,14 @@ from shmcache.keys import (
     meta_namespace_key_func,
     split_meta_namespace_key,
 )
+from shmcache.listers import StoreToNodeLister, StoreToPodLister, StoreToServiceLister
 from shmcache.listwatch import ListWatch
+from shmcache.poller import Poller, PollerStats
 from shmcache.reflector import Reflector, ReflectorStats
 from shmcache.selectors import FieldSelector, LabelSelector, Selector
 from shmcache.sources.kubernetes import list_watch_from_client
 from shmcache.store import Store
+from shmcache.undelta import UndeltaStore
 
 __version__ = "0.1.0"
 
@@ -74,11 +92,17 @@ __all__ = [
     "Codec",
     "CodecError",
     "CorruptArenaError",
+    "Enumerator",
     "Event",
     "ExpiredError",
     "FieldSelector",
+    "GetFunc",
     "IncompatibleArenaError",
+    "Index",
+    "IndexFunc",
     "IndexNotFoundError",
+    "Indexers",
+    "Indices",
     "InvalidNameError",
     "KeyFunc",
     "KeyFuncError",
@@ -87,10 +111,14 @@ __all__ = [
     "ListOptions",
     "ListResult",
     "ListWatch",
+    "ListerStore",
     "ListerWatcher",
     "LockTimeoutError",
     "MsgpackCodec",
     "MsgspecCodec",
+    "NotFoundError",
+    "Poller",
+    "PollerStats",
     "RawCodec",
     "ReadOnlyError",
     "Reflector",
@@ -102,6 +130,10 @@ __all__ = [
     "ShutDown",
     "Stats",
     "Store",
+    "StoreToNodeLister",
+    "StoreToPodLister",
+    "StoreToServiceLister",
+    "UndeltaStore",
     "WatchFunc",
     "WatchOptions",
     "list_arenas",

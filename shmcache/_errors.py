@@ -13,6 +13,7 @@
     ├── ReadOnlyError                              a write through a read-only handle
     ├── ClosedError                                use after close()
     ├── IndexNotFoundError    (KeyError)           no index of that name
+    ├── NotFoundError         (KeyError)           a lister has not what was asked for by name
     ├── LockTimeoutError      (TimeoutError)       a living process holds the lock too long
     ├── SelectorError         (ValueError)         a label or field selector that cannot be parsed
     ├── ShutDown              (queue.ShutDown)*    pop after shutdown() on an empty FIFO
@@ -45,6 +46,7 @@ __all__ = [
     "InvalidNameError",
     "KeyFuncError",
     "LockTimeoutError",
+    "NotFoundError",
     "ReadOnlyError",
     "SelectorError",
     "ShmCacheError",
@@ -116,6 +118,12 @@ class IndexNotFoundError(ShmCacheError, KeyError):
 
     def __str__(self) -> str:  # KeyError would show repr(message)
         return str(self.args[0]) if self.args else ""
+
+
+class NotFoundError(ShmCacheError, KeyError):
+    """A lister has no object of that name, or none that belongs to it."""
+
+    __str__ = IndexNotFoundError.__str__
 
 
 class LockTimeoutError(ShmCacheError, TimeoutError):

@@ -1,23 +1,59 @@
 """The narrow interfaces between the rooms: each is declared by the one who consumes it.
 
 A source (``ListerWatcher``) feeds a reflector, the reflector writes into a ``ReflectorStore``,
-a store asks its ``Codec`` for bytes. May import: ``_types``.
+a store asks its ``Codec`` for bytes, a lister reads a ``ListerStore``. May import: ``_types``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from shmcache._types import Event, ListOptions, ListResult, WatchOptions
 
-__all__ = ["Codec", "KeyFunc", "ListFunc", "ListerWatcher", "ReflectorStore", "WatchFunc"]
+__all__ = [
+    "Codec",
+    "Enumerator",
+    "GetFunc",
+    "Index",
+    "IndexFunc",
+    "Indexers",
+    "Indices",
+    "KeyFunc",
+    "ListFunc",
+    "ListerStore",
+    "ListerWatcher",
+    "ReflectorStore",
+    "WatchFunc",
+]
 
 KeyFunc: TypeAlias = Callable[[Any], str]
 """Makes the key of an object; must give the same key for the same object every time."""
 
+IndexFunc: TypeAlias = Callable[[Any], list[str]]
+"""Gives the values, none or more, that an object is found under in one index."""
+
+Indexers: TypeAlias = Mapping[str, IndexFunc]
+"""The name of each index to its function."""
+
+Index: TypeAlias = Mapping[str, AbstractSet[str]]
+"""One index: each value to the keys of the objects that are found under it."""
+
+Indices: TypeAlias = Mapping[str, Index]
+"""The name of each index to the index."""
+
 ListFunc: TypeAlias = Callable[[ListOptions], "ListResult[Any] | Mapping[str, Any]"]
+"""Lists what is there: see :class:`ListerWatcher`."""
+
 WatchFunc: TypeAlias = Callable[[WatchOptions], "Iterable[Event[Any] | Mapping[str, Any]]"]
+"""Watches what changes: see :class:`ListerWatcher`."""
+
+Enumerator: TypeAlias = Iterable[Any]
+"""The objects that a poller stores, one at a time."""
+
+GetFunc: TypeAlias = Callable[[], Enumerator]
+"""Returns all objects that a poller should store; raises if it cannot tell."""
 
 
 @runtime_checkable
@@ -46,6 +82,15 @@ class ReflectorStore(Protocol):
     def delete(self, obj: Any) -> None: ...
 
     def replace(self, objs: Sequence[Any], resource_version: str = "") -> None: ...
+
+
+@runtime_checkable
+class ListerStore(Protocol):
+    """What a lister needs of the store that it reads."""
+
+    def get(self, obj: Any, default: Any = None, /) -> Any: ...
+
+    def list(self) -> list[Any]: ...
 
 
 @runtime_checkable

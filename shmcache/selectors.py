@@ -137,9 +137,9 @@ class LabelSelector:
             return LabelSelector.parse(selector)
         if isinstance(selector, Mapping):
             return LabelSelector.from_dict(selector)
-        if isinstance(selector, Selector):
+        if isinstance(selector, Selector) and not isinstance(selector, FieldSelector):
             return selector
-        raise TypeError(f"not a selector: {type(selector).__name__}")
+        raise TypeError(f"not a label selector: {type(selector).__name__}")
 
     def matches(self, values: Mapping[str, str] | None, /) -> bool:
         """Return whether the labels fulfil every requirement; None is no labels.

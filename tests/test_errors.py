@@ -56,9 +56,10 @@ def test_api_errors_carry_what_the_server_said() -> None:
     assert isinstance(shmcache.ExpiredError(), shmcache.ApiError)
 
 
-def test_index_not_found_reads_well() -> None:
-    """IndexNotFoundError is a KeyError whose text is the message, not its repr."""
-    assert str(shmcache.IndexNotFoundError("no index 'x'")) == "no index 'x'"
+def test_key_errors_read_well() -> None:
+    """The text of a KeyError of ours is its message, not the message's repr."""
+    for kind in (shmcache.IndexNotFoundError, shmcache.NotFoundError):
+        assert str(kind("no index 'x'")) == "no index 'x'"
 
 
 def test_errors_survive_pickling() -> None:
@@ -71,6 +72,7 @@ def test_errors_survive_pickling() -> None:
         shmcache.SelectorError("m", "a in", 3),
         shmcache.CapacityError("m"),
         shmcache.IndexNotFoundError("m"),
+        shmcache.NotFoundError("m"),
         shmcache.ArenaNotFoundError("m"),
         shmcache.ArenaPermissionError(13, "m", "/dev/shm/x"),
         shmcache.ShutDown("m"),

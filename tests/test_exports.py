@@ -32,6 +32,9 @@ MAY_IMPORT = {
     "reflector": {"_backoff", "_errors", "_objects", "_ports", "_types", "listwatch"},
     "store": {"_arena", "_core", "_errors", "_ports", "_types", "codecs", "keys"},
     "fifo": {"_errors", "_ports", "keys", "store"},
+    "undelta": {"_ports", "keys", "store"},
+    "poller": {"_ports"},
+    "listers": {"_errors", "_objects", "_ports", "selectors"},
 }
 
 

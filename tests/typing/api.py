@@ -8,15 +8,34 @@ import shmcache
 from shmcache import (
     FIFO,
     Codec,
+    Enumerator,
+    GetFunc,
+    Index,
+    Indexers,
+    IndexFunc,
+    Indices,
+    KeyFunc,
+    LabelSelector,
+    ListerStore,
     ListerWatcher,
+    ListFunc,
     ListWatch,
     MsgpackCodec,
     MsgspecCodec,
+    Poller,
+    PollerStats,
     RawCodec,
     Reflector,
     ReflectorStore,
     Stats,
     Store,
+    StoreToNodeLister,
+    StoreToPodLister,
+    StoreToServiceLister,
+    UndeltaStore,
+    WatchFunc,
+    meta_namespace_index_func,
+    meta_namespace_key_func,
 )
 
 
@@ -47,3 +66,49 @@ def protocols(store: Store, source: ListWatch) -> None:
     with Reflector(watched, "v1/Pod", reflected) as reflector:
         assert_type(reflector.last_sync_resource_version, str)
     shmcache.Store.create(codec=codecs[0])
+
+
+def polled(store: Store) -> None:
+    def get() -> list[dict[str, Any]]:
+        return []
+
+    get_func: GetFunc = get
+    with Poller(get_func, 1.0, store) as poller:
+        assert_type(poller.stats(), PollerStats)
+        assert_type(poller.stop(1.0), bool)
+    Poller(lambda: (), 1, store).run()
+
+
+def undelta() -> None:
+    def push(objs: list[Any]) -> None: ...
+
+    with UndeltaStore(push) as store:
+        assert_type(store, UndeltaStore)
+        assert_type(store.list_keys(), list[str])
+        assert_type(store.store, Store)
+        for key in store:
+            assert_type(key, str)
+        reflected: ReflectorStore = store
+    UndeltaStore(push, meta_namespace_key_func, Store.open("name"))
+    Poller(list, 1.0, reflected)
+
+
+def listers(store: Store, fifo: FIFO, pushing: UndeltaStore) -> None:
+    stores: list[ListerStore] = [store, fifo, pushing]
+    pods = StoreToPodLister(stores[0])
+    for selector in (None, "app in (web, api)", {"app": "web"}, LabelSelector.parse("app")):
+        assert_type(pods.list(selector), list[Any])
+    assert_type(StoreToNodeLister(fifo).get_node_info("node-1"), Any)
+    assert_type(StoreToServiceLister(pushing).get_pod_services({}), list[Any])
+
+
+def aliases(source: ListWatch) -> None:
+    key_func: KeyFunc = meta_namespace_key_func
+    index_func: IndexFunc = meta_namespace_index_func
+    indexers: Indexers = {"namespace": index_func}
+    index: Index = {"default": {"default/web-0"}}
+    indices: Indices = {"namespace": index}
+    list_func: ListFunc = source.list
+    watch_func: WatchFunc = source.watch
+    enumerator: Enumerator = (key_func, indexers, indices, list_func, watch_func)
+    assert list(enumerator)
