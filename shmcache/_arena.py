@@ -12,6 +12,7 @@ import os
 import pwd
 import re
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -172,12 +173,12 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, bool) or not isinstance(size, (int, str)):
         raise TypeError(f"a size is an int of bytes or a str like '64MiB', not {size!r}")
     if isinstance(size, int):
-        return size
+        return min(size, sys.maxsize)
     match = _SIZE.fullmatch(size)
     if match is None:
         raise ValueError(f"cannot read the size {size!r}: write bytes, or like '64MiB' or '1GiB'")
     number, unit, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** _POWER[unit])
+    return int(min(float(number) * (1024 if binary else 1000) ** _POWER[unit], sys.maxsize))
 
 
 def unlink(name: str) -> None:

@@ -9,6 +9,7 @@ Pickling and copying give plain, mutable ones. May import: nothing of shmcache.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 __all__ = ["FrozenDict", "FrozenList", "freeze", "thaw"]
@@ -38,7 +39,7 @@ class FrozenDict(dict[Any, Any]):
         return thaw(self)
 
     def __reduce__(self) -> Any:
-        return thaw, (_plain(self),)
+        return dict, (thaw(self),)
 
 
 class FrozenList(list[Any]):
@@ -58,17 +59,14 @@ class FrozenList(list[Any]):
         return thaw(self)
 
     def __reduce__(self) -> Any:
-        return thaw, (_plain(self),)
-
-
-def _plain(obj: Any) -> Any:
-    return dict(obj) if isinstance(obj, dict) else list(obj)
+        return list, (thaw(self),)
 
 
 def thaw(obj: Any) -> Any:
     """Return a private, mutable copy of an object that a store handed out.
 
-    Everything is copied all the way down, typed objects too (by :func:`copy.deepcopy`).
+    Everything is copied all the way down, typed objects too (by :func:`copy.deepcopy`), however
+    deep it is.
 
     >>> shared = FrozenDict(labels=FrozenList(["a"]))
     >>> mine = thaw(shared)
@@ -76,19 +74,46 @@ def thaw(obj: Any) -> Any:
     >>> mine, shared
     ({'labels': ['a', 'b']}, {'labels': ['a']})
     """
-    if isinstance(obj, dict):
-        return {key: thaw(value) for key, value in obj.items()}
-    if isinstance(obj, list):
-        return [thaw(value) for value in obj]
-    if isinstance(obj, (str, int, float, bytes, type(None))):
-        return obj
-    return copy.deepcopy(obj)
+    return _copy(obj, dict, list, copy.deepcopy)
 
 
 def freeze(obj: Any) -> Any:
     """The read-only counterpart of plain, private containers, all the way down."""
-    if isinstance(obj, dict):
-        return FrozenDict({key: freeze(value) for key, value in obj.items()})
-    if isinstance(obj, list):
-        return FrozenList(freeze(value) for value in obj)
-    return obj
+    return _copy(obj, FrozenDict, FrozenList, lambda value: value)
+
+
+def _copy(
+    obj: Any,
+    make_dict: type[dict[Any, Any]],
+    make_list: type[list[Any]],
+    other: Callable[[Any], Any],
+) -> Any:
+    """A copy of the dicts and lists of ``obj``, all the way down; ``other`` gives what else is in
+    them. By a list of work and not by recursion: what a codec can read, Python's recursion limit
+    must not refuse. Containers that are there twice are so in the copy, as with deepcopy."""
+    root = [obj]
+    copies: dict[int, Any] = {}
+    todo: list[Any] = [root]
+    for box in todo:  # which grows meanwhile
+        is_dict = isinstance(box, dict)
+        put: Any = dict.__setitem__ if is_dict else list.__setitem__  # also of a read-only one
+        for key, value in box.items() if is_dict else enumerate(box):
+            if type(value) in _ATOMS:
+                continue
+            made = copies.get(id(value))
+            if made is None:
+                if isinstance(value, dict):
+                    made = make_dict(value)
+                elif isinstance(value, list):
+                    made = make_list(value)
+                else:
+                    put(box, key, other(value))
+                    continue
+                copies[id(value)] = made
+                todo.append(made)
+            put(box, key, made)
+    return root[0]
+
+
+# Immutable, and most of what there is.
+_ATOMS = frozenset({str, int, float, bool, bytes, type(None)})

@@ -9,6 +9,7 @@ import asyncio
 import builtins
 import math
 import queue
+import sys
 import time
 from typing import Any, ClassVar, Self
 
@@ -114,11 +115,13 @@ class FIFO(Store):
         If one of them cannot be decoded, the :class:`~shmcache.CodecError` has all that were
         taken, as (key, bytes), in ``.obj``.
         """
+        if not isinstance(max_items, int):
+            raise TypeError(f"max_items is a number of items, not {max_items!r}")
         if max_items < 1:
             raise ValueError(f"max_items must be at least 1, and it is {max_items}")
         hand: builtins.list[_Popped] = []
         try:
-            self._core.pop(max_items, _checked(timeout), hand)
+            self._core.pop(min(max_items, sys.maxsize), _checked(timeout), hand)
             return [self._decode(taken) for taken in hand]
         except CodecError as error:
             error.obj = [(key, data) for key, data, _ in hand]
@@ -182,7 +185,7 @@ class FIFO(Store):
         What is queued is still popped, unless ``immediate``, which drops it. Adding stays
         allowed (as after ``Close`` in client-go).
         """
-        self._core.shut_down(immediate)
+        self._core.shut_down(bool(immediate))
 
     def _decode(self, taken: _Popped) -> Any:
         key, data, _ = taken

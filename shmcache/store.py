@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import math
 import time
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from typing import Any, ClassVar, Self
@@ -31,7 +30,7 @@ from shmcache.keys import meta_namespace_key_func
 
 __all__ = ["Store"]
 
-_FOREVER = math.inf
+_FOREVER = 1e9  # seconds: what the core takes for no limit
 
 
 class Store(Mapping[str, Any]):
@@ -125,7 +124,7 @@ class Store(Mapping[str, Any]):
         (another kind, codec or layout, or not an arena), :class:`~shmcache.ArenaPermissionError`.
         """
         self = cls._prepare(writable, key_func, codec, cache, lock_timeout, owner=owner)
-        self._core = self._opening.attach(name, writable, _at_least_zero(timeout))
+        self._core = self._opening.attach(name, bool(writable), _at_least_zero(timeout))
         self._name = name
         self._identity = self._core.identity
         return self
@@ -174,8 +173,12 @@ class Store(Mapping[str, Any]):
         cache_bytes = _arena.parse_size(cache)
         if cache_bytes < 0:
             raise ValueError(f"cache must not be negative, and it is {cache!r}")
-        if not codec.name.isascii() or not 1 <= len(codec.name) <= 31:
-            raise ValueError(f"the name of a codec is 1 to 31 ASCII characters, not {codec.name!r}")
+        if not isinstance(codec.name, str):
+            raise TypeError(f"the name of a codec is a str, not {codec.name!r}")
+        if not (codec.name.isascii() and codec.name.isprintable() and 1 <= len(codec.name) <= 31):
+            raise ValueError(
+                f"the name of a codec is 1 to 31 printable ASCII characters, not {codec.name!r}"
+            )
         self._key_func = key_func
         self._options = {
             "writable": writable,
@@ -291,6 +294,12 @@ class Store(Mapping[str, Any]):
         :attr:`resource_version` then says. The first ``replace`` sets :attr:`has_synced`. Old and
         new content need room at the same time.
         """
+        if not isinstance(resource_version, str):
+            raise TypeError(f"resource_version is a str, not {resource_version!r}")
+        try:
+            resource_version.encode()
+        except UnicodeEncodeError as cause:
+            raise ValueError(f"resource_version is not valid Unicode: {cause}") from cause
         self._core.replace(self._pairs(objs), resource_version)
 
     # --- reading --------------------------------------------------------------------------------
@@ -368,11 +377,15 @@ class Store(Mapping[str, Any]):
         >>> store.wait_for_change(seen) > seen
         True
         """
+        if not isinstance(version, int):
+            raise TypeError(f"version is an int that Store.version gave, not {version!r}")
+        if not 0 <= version < 1 << 64:
+            raise ValueError(f"version is an int that Store.version gave, and {version} is not")
         return self._core.wait_change(version, _checked(timeout))
 
     def wait_for_sync(self, timeout: float | None = None) -> bool:
         """Sleep until :attr:`has_synced`, at most ``timeout`` seconds; return it."""
-        deadline = _FOREVER if timeout is None else time.monotonic() + _at_least_zero(timeout)
+        deadline = time.monotonic() + (_FOREVER if timeout is None else _at_least_zero(timeout))
         while True:
             version = self._core.version()
             if self._core.has_synced():
@@ -417,13 +430,18 @@ class Store(Mapping[str, Any]):
 
     def _encode(self, obj: Any) -> bytes:
         try:
-            return self._codec.encode(obj)
+            data = self._codec.encode(obj)
         except Exception as cause:
             raise CodecError(
                 f"codec {self._codec.name!r} cannot encode an object of type "
                 f"{type(obj).__name__}: {cause!r}",
                 obj,
             ) from cause
+        if not isinstance(data, bytes):
+            raise CodecError(
+                f"codec {self._codec.name!r} must encode to bytes, not {type(data).__name__}", obj
+            )
+        return data
 
     def _pairs(self, objs: Iterable[Any]) -> builtins.list[tuple[str, bytes]]:
         key, encode = self._key, self._encode
@@ -482,7 +500,7 @@ def _at_least_zero(seconds: float, what: str = "timeout") -> float:
         raise TypeError(f"{what} is a number of seconds, not {seconds!r}")
     if not seconds >= 0:  # also NaN
         raise ValueError(f"{what} must not be negative, and it is {seconds}")
-    return seconds
+    return min(seconds, _FOREVER)
 
 
 def _checked(timeout: float | None) -> float | None:

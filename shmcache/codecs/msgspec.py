@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgpack import Unpacker
+
 from shmcache._frozen import freeze
+from shmcache.codecs.msgpack import MAX_LEVELS
 
 __all__ = ["MsgspecCodec"]
 
@@ -17,6 +20,10 @@ class MsgspecCodec:
     reflector may write with one and a worker read with the other. Readers share what is decoded,
     so declare structs ``frozen=True`` and their sequences as tuples: a list in a
     struct can be changed, for every reader.
+
+    Objects have at most 1,024 levels, as there. msgspec recurses, so it also needs as many of
+    Python's recursion limit (of 1,000 by default, in Python 3.11 less what the caller has used).
+    An extension type that is no timestamp comes back as :class:`msgspec.msgpack.Ext`.
 
     Needs ``pip install 'shmcache[msgspec]'``.
 
@@ -43,13 +50,38 @@ class MsgspecCodec:
         self._decoder: Any = msgspec.msgpack.Decoder(Any if type is None else type)
 
     def encode(self, obj: Any) -> bytes:
-        return self._encoder.encode(obj)
+        """The msgpack bytes of ``obj``; TypeError, ValueError or OverflowError if it has none."""
+        try:
+            data: bytes = self._encoder.encode(obj)
+        except RecursionError as cause:
+            raise ValueError(_TOO_DEEP) from cause
+        if len(data) > MAX_LEVELS:  # a level takes a byte at least
+            _check_levels(data)
+        return data
 
     def decode(self, data: bytes | memoryview) -> Any:
-        return self._decoder.decode(data)
+        """A private object, or ValueError."""
+        try:
+            return self._decoder.decode(data)
+        except RecursionError as cause:
+            raise ValueError(_TOO_DEEP) from cause
 
     def decode_shared(self, data: bytes | memoryview) -> Any:
-        return freeze(self._decoder.decode(data))
+        """A read-only object, for all readers of the process, or ValueError."""
+        return freeze(self.decode(data))
 
     def __reduce__(self) -> Any:
         return MsgspecCodec, (self.type,)
+
+
+_TOO_DEEP = f"nested deeper than {MAX_LEVELS} levels, or than Python's recursion limit allows"
+
+
+def _check_levels(data: bytes) -> None:
+    """Refuse what a reader with MsgpackCodec could not read; to skip takes no memory."""
+    unpacker = Unpacker(max_buffer_size=0)
+    unpacker.feed(data)
+    try:
+        unpacker.skip()
+    except ValueError as cause:
+        raise ValueError(_TOO_DEEP) from cause
