@@ -14,6 +14,7 @@ import signal
 import statistics
 import sys
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -67,10 +68,10 @@ def figures(nanoseconds: list[int]) -> dict[str, float]:
     ordered = sorted(nanoseconds)
     hundredths = statistics.quantiles(ordered, n=100, method="inclusive")
     return {
-        "p50_us": hundredths[49] / 1000,
-        "p90_us": hundredths[89] / 1000,
-        "p99_us": hundredths[98] / 1000,
-        "max_us": ordered[-1] / 1000,
+        "p50_us": round(hundredths[49] / 1000, 1),
+        "p90_us": round(hundredths[89] / 1000, 1),
+        "p99_us": round(hundredths[98] / 1000, 1),
+        "max_us": round(ordered[-1] / 1000, 1),
     }
 
 
@@ -81,9 +82,9 @@ def measure(kills: int, entries: int) -> dict[str, Any]:
         ours, theirs = multiprocessing.Pipe()
         with Store.create(capacity="1GiB") as store:
             store.replace({"metadata": {"name": f"n{n}"}, "n": n} for n in range(entries))
-            writer = start(lambda: write_when_told(store, theirs))  # noqa: B023
+            writer = start(partial(write_when_told, store, theirs))
             for _ in range(kills):
-                owner = start(lambda: hold(store))
+                owner = start(partial(hold, store))
                 stop_as_owner(owner, store.name)
                 begin, end = case(store, owner, ours)
                 took.append(end - begin)

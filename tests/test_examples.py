@@ -32,6 +32,15 @@ def test_fork_workers_do_each_job_once() -> None:
     assert "500 jobs done, 0 left" in out
 
 
+def test_directory_is_mirrored_to_all_workers() -> None:
+    """Every worker ends with what the folder holds, and the whole is removed at the end."""
+    pytest.importorskip("watchfiles")
+    pytest.importorskip("yaml")
+    out = run("directory.py", "--jobs", "20", "--workers", "3")
+    assert len(re.findall(r"worker \d: 19 jobs, job-0 is gone, job-1 has size 100", out)) == 3
+    assert "19 jobs in the store" in out
+
+
 def test_scheduler_binds_all_pods() -> None:
     """Without a cluster it makes pods, and binds every one to the emptiest of its nodes."""
     pytest.importorskip("kubernetes")
@@ -42,4 +51,5 @@ def test_scheduler_binds_all_pods() -> None:
 
 def test_examples_are_all_tested() -> None:
     """A new example needs a test of its own here."""
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"fork_workers.py", "scheduler.py"}
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    assert names == {"directory.py", "fork_workers.py", "scheduler.py"}

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "codecs": {"_frozen", "_errors", "codecs"},
     "listwatch": {"_ports", "_types", "_errors"},
     "_arena": {"_core", "_errors", "_status", "_types"},
-    "sources": {"_errors", "_types", "_ports", "listwatch", "sources", "selectors"},
+    "sources": {"_errors", "_types", "_ports", "keys", "listwatch", "sources", "selectors"},
     "reflector": {"_backoff", "_errors", "_objects", "_ports", "_types", "listwatch"},
     "store": {"_arena", "_core", "_errors", "_ports", "_types", "codecs", "keys"},
     "fifo": {"_errors", "_ports", "keys", "store"},
@@ -76,7 +76,7 @@ def test_all_is_sorted_and_complete() -> None:
 
 def test_importing_stays_light() -> None:
     """import shmcache loads none of the optional libraries."""
-    optional = ("kubernetes", "msgspec", "rich", "urllib3")
+    optional = ("kubernetes", "msgspec", "rich", "urllib3", "watchfiles", "yaml")
     code = f"import sys, shmcache; print([m for m in {optional} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
