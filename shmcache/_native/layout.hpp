@@ -1,7 +1,7 @@
 // Everything that lives in a segment: one file, one map of it, and the rules all others obey.
 //
 //   offset   region     size             mapped   written by
-//   0        Header     one page         R        the creator, once; `magic` last
+//   0        Header     one page         R / RW   the creator, once; `magic` last
 //   4096     Control    fixed            RW       everybody (lock, owner slots, futex words)
 //   ...      Meta       fixed            R / RW   the lock's owner
 //   ...      ring       u32[]  (Store)   R / RW   the lock's owner

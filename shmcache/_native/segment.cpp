@@ -250,7 +250,11 @@ Status Segment::initialise(uint64_t capacity, std::string_view codec, Finding& f
                        {g.records, kPage},
                        {g.heap, kPage}};
   for (auto [offset, size] : regions) {
-    if (posix_fallocate(fd_, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) {
+    int rc;
+    do {
+      rc = posix_fallocate(fd_, static_cast<off_t>(offset), static_cast<off_t>(size));
+    } while (rc == EINTR);
+    if (rc != 0) {
       finding.wanted = g.index[0] + 2 * index_bytes + 2 * kPage;
       struct statvfs vfs {};
       if (fstatvfs(fd_, &vfs) == 0) {
