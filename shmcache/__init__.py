@@ -34,6 +34,8 @@ from shmcache._errors import (
     CorruptArenaError,
     ExpiredError,
     IncompatibleArenaError,
+    IndexExistsError,
+    IndexFuncError,
     IndexNotFoundError,
     InvalidNameError,
     KeyFuncError,
@@ -63,6 +65,7 @@ from shmcache._ports import (
 from shmcache._types import ArenaInfo, Event, ListOptions, ListResult, Stats, WatchOptions
 from shmcache.codecs import MsgpackCodec, MsgspecCodec, RawCodec
 from shmcache.fifo import FIFO
+from shmcache.indexer import Indexer
 from shmcache.keys import (
     meta_namespace_index_func,
     meta_namespace_key_func,
@@ -99,8 +102,11 @@ __all__ = [
     "GetFunc",
     "IncompatibleArenaError",
     "Index",
+    "IndexExistsError",
     "IndexFunc",
+    "IndexFuncError",
     "IndexNotFoundError",
+    "Indexer",
     "Indexers",
     "Indices",
     "InvalidNameError",

@@ -14,7 +14,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -61,6 +61,7 @@ class Opening:
         *,
         mode: int = 0o600,
         owner: int | str | None = None,
+        indexes: Sequence[str] = (),
     ) -> None:
         if mode not in (0o600, 0o660):
             raise ValueError(
@@ -71,6 +72,7 @@ class Opening:
         self.mode = mode
         self.owner = _uid(owner)
         self.kind = kind
+        self.indexes = list(indexes)
         self.codec = codec
         self.decode = decode
         self.cache_bytes = cache_bytes
@@ -92,6 +94,7 @@ class Opening:
                         capacity,
                         self.codec,
                         self.mode,
+                        self.indexes,
                         name,
                         self.decode,
                         self.cache_bytes,

@@ -12,7 +12,9 @@
     ├── CorruptArenaError                          the segment breaks its own invariants
     ├── ReadOnlyError                              a write through a read-only handle
     ├── ClosedError                                use after close()
-    ├── IndexNotFoundError    (KeyError)           no index of that name
+    ├── IndexNotFoundError    (KeyError)           no index of that name, or no function for it
+    ├── IndexExistsError      (ValueError)         add_indexers: the arena has one of that name
+    ├── IndexFuncError        (ValueError)         an index function failed, or gave no list of str
     ├── NotFoundError         (KeyError)           a lister has not what was asked for by name
     ├── LockTimeoutError      (TimeoutError)       a living process holds the lock too long
     ├── SelectorError         (ValueError)         a label or field selector that cannot be parsed
@@ -42,6 +44,8 @@ __all__ = [
     "CorruptArenaError",
     "ExpiredError",
     "IncompatibleArenaError",
+    "IndexExistsError",
+    "IndexFuncError",
     "IndexNotFoundError",
     "InvalidNameError",
     "KeyFuncError",
@@ -120,6 +124,21 @@ class IndexNotFoundError(ShmCacheError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class IndexExistsError(ShmCacheError, ValueError):
+    """``add_indexers`` found one of the names taken; none was added."""
+
+
+class IndexFuncError(ShmCacheError, ValueError):
+    """An index function failed on ``obj``, or gave something that cannot be its values.
+
+    The function's own exception is the ``__cause__``. Nothing was changed.
+    """
+
+    def __init__(self, message: str, obj: object = None) -> None:
+        super().__init__(message)
+        self.obj = obj
+
+
 class NotFoundError(ShmCacheError, KeyError):
     """A lister has no object of that name, or none that belongs to it."""
 
@@ -192,6 +211,10 @@ class ExpiredError(ApiError):
         self, message: str = "the resource version is too old", *, retry_after: float | None = None
     ) -> None:
         super().__init__(410, message, retry_after=retry_after)
+
+
+class ReindexedError(ShmCacheError):
+    """The arena has other indexes than a write was made for. Private: the write is made anew."""
 
 
 def _plain_error(cls: type[Exception], text: str, fields: dict[str, Any]) -> Exception:

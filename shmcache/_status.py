@@ -22,6 +22,7 @@ from shmcache._errors import (
     KeyFuncError,
     LockTimeoutError,
     ReadOnlyError,
+    ReindexedError,
     ShmCacheError,
     ShutDown,
 )
@@ -93,6 +94,10 @@ def _key_size(name: str, c: Context) -> Exception:
     return KeyFuncError(
         f"a key has 1 to {MAX_KEY_SIZE} bytes in UTF-8, and this one has {c['key_size']}"
     )
+
+
+def _reindexed(name: str, c: Context) -> Exception:
+    return ReindexedError(f"arena {name!r} has got another index")
 
 
 def _read_only(name: str, c: Context) -> Exception:
@@ -212,6 +217,7 @@ _EXCEPTIONS: dict[str, Callable[[str, Context], Exception]] = {
     "arena_full": _arena_full,
     "no_space": _no_space,
     "key_size": _key_size,
+    "reindexed": _reindexed,
     "read_only": _read_only,
     "lock_timeout": _lock_timeout,
     "no_slot": _no_slot,

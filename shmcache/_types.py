@@ -84,6 +84,10 @@ class Stats:
     largest_free_bytes: int
     version: int
     index_slots: int
+    indexes: int
+    """Secondary indexes of an Indexer."""
+    index_values: int
+    """Values that at least one entry has in one of them."""
     writes: int
     deletes: int
     pops: int

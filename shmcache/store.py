@@ -11,7 +11,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import time
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from typing import Any, ClassVar, Self
 
 from shmcache import _arena
@@ -97,9 +97,12 @@ class Store(Mapping[str, Any]):
         :class:`~shmcache.InvalidNameError`.
         """
         self = cls._prepare(True, key_func, codec, cache, lock_timeout, mode=mode)
+        self._create(name, capacity)
+        return self
+
+    def _create(self, name: str | None, capacity: int | str) -> None:
         self._core, self._name = self._opening.create(name, _arena.parse_size(capacity))
         self._identity = self._core.identity
-        return self
 
     @classmethod
     def attach(
@@ -147,10 +150,13 @@ class Store(Mapping[str, Any]):
         The arguments and errors are those of :meth:`create` and :meth:`attach`.
         """
         self = cls._prepare(True, key_func, codec, cache, lock_timeout, mode=mode, owner=owner)
+        self._open(name, capacity)
+        return self
+
+    def _open(self, name: str, capacity: int | str) -> None:
         self._core = self._opening.open(name, _arena.parse_size(capacity))
         self._name = name
         self._identity = self._core.identity
-        return self
 
     @classmethod
     def _prepare(
@@ -163,6 +169,7 @@ class Store(Mapping[str, Any]):
         *,
         mode: int = 0o600,
         owner: int | str | None = None,
+        indexes: Sequence[str] = (),
     ) -> Self:
         self = cls.__new__(cls)
         self._codec = codec = MsgpackCodec() if codec is None else codec
@@ -196,6 +203,7 @@ class Store(Mapping[str, Any]):
             _at_least_zero(lock_timeout, "lock_timeout"),
             mode=mode,
             owner=owner,
+            indexes=indexes,
         )
         return self
 
@@ -272,11 +280,7 @@ class Store(Mapping[str, Any]):
 
     def add_raw(self, key: str, data: bytes | bytearray | memoryview) -> None:
         """Store the payload ``data`` under ``key``, past codec and key function."""
-        if not isinstance(data, bytes):
-            if not isinstance(data, (bytearray, memoryview)):
-                raise TypeError(f"a payload is bytes, not {type(data).__name__}")
-            data = bytes(data)
-        self._core.add(key, data)
+        self._core.add(key, as_payload(data))
 
     def delete(self, obj: Any) -> None:
         """Remove the entry with the key of ``obj``; an unknown key is no error."""
@@ -294,13 +298,15 @@ class Store(Mapping[str, Any]):
         :attr:`resource_version` then says. The first ``replace`` sets :attr:`has_synced`. Old and
         new content need room at the same time.
         """
-        if not isinstance(resource_version, str):
-            raise TypeError(f"resource_version is a str, not {resource_version!r}")
-        try:
-            resource_version.encode()
-        except UnicodeEncodeError as cause:
-            raise ValueError(f"resource_version is not valid Unicode: {cause}") from cause
-        self._core.replace(self._pairs(objs), resource_version)
+        self._core.replace(self._pairs(objs), as_version(resource_version))
+
+    def bookmark(self, resource_version: str) -> None:
+        """Say that the content is that of ``resource_version`` (at most 240 bytes).
+
+        What a :class:`~shmcache.Reflector` does after each event, so that who takes over from it
+        knows where to go on. The content stays, and so does :attr:`version`.
+        """
+        self._core.bookmark(as_version(resource_version))
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -359,7 +365,7 @@ class Store(Mapping[str, Any]):
 
     @property
     def resource_version(self) -> str:
-        """What the last :meth:`replace` was given, ``""`` before the first."""
+        """What the last :meth:`replace` or :meth:`bookmark` was given, ``""`` before the first."""
         return self._core.resource_version()
 
     @property
@@ -463,6 +469,24 @@ class _Values(ValuesView[Any]):
 
 
 _MISSING = object()
+
+
+def as_payload(data: bytes | bytearray | memoryview) -> bytes:
+    """``data`` as bytes; :class:`TypeError` if it is no bytes-like object."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"a payload is bytes, not {type(data).__name__}")
+    return bytes(data)
+
+
+def as_version(resource_version: str) -> str:
+    """``resource_version``, if it is text that can be stored."""
+    if not isinstance(resource_version, str):
+        raise TypeError(f"resource_version is a str, not {resource_version!r}")
+    try:
+        resource_version.encode()
+    except UnicodeEncodeError as cause:
+        raise ValueError(f"resource_version is not valid Unicode: {cause}") from cause
+    return resource_version
 
 
 def _attach_again(

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "sources": {"_errors", "_types", "_ports", "keys", "listwatch", "sources", "selectors"},
     "reflector": {"_backoff", "_errors", "_objects", "_ports", "_types", "listwatch"},
     "store": {"_arena", "_core", "_errors", "_ports", "_types", "codecs", "keys"},
+    "indexer": {"_core", "_errors", "_ports", "keys", "store"},
     "fifo": {"_errors", "_ports", "keys", "store"},
     "undelta": {"_ports", "keys", "store"},
     "poller": {"_ports"},

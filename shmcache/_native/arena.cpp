@@ -14,6 +14,9 @@ namespace {
 constexpr uint64_t kSleepNs = 100'000'000;
 // Rounds of catching up with the writers before a snapshot takes the lock for the last one.
 constexpr int kRefreshRounds = 64;
+constexpr int kSelectRounds = 8;
+// Most bytes that one call of reindex copies for its caller.
+constexpr uint64_t kMissingBytes = 16 << 20;
 
 constexpr auto relaxed = std::memory_order_relaxed;
 constexpr auto acquire = std::memory_order_acquire;
@@ -61,7 +64,8 @@ void Arena::Guard::leave() {
 }
 
 Arena::Arena(std::unique_ptr<Segment> segment)
-    : segment_(std::move(segment)), table_(*segment_), queue_(*segment_, table_) {}
+    : segment_(std::move(segment)), table_(*segment_), queue_(*segment_, table_),
+      postings_(*segment_, table_) {}
 
 // P7. The fence orders the mutation before the look at the flag; the sleeper's fence orders its
 // flag before its look at the state. So one sees the other.
@@ -85,6 +89,12 @@ void Arena::notify_ready() {
 
 // --- writing ------------------------------------------------------------------------------------
 
+Status Arena::prepare(const Key& key, const Entry& entry, RecordNo& fresh) {
+  const Status s = table_.prepare(key, entry.value, entry.terms_size, fresh);
+  if (s == Status::kOk) postings_.write(fresh, entry.terms);
+  return s;
+}
+
 // `fresh` is prepared; `place` is where its key belongs now.
 Status Arena::upsert_locked(RecordNo fresh, const Table::Place& place, uint64_t seq) {
   if (segment_->kind() == Kind::kFifo) {
@@ -104,6 +114,13 @@ Status Arena::upsert_locked(RecordNo fresh, const Table::Place& place, uint64_t 
       }
     }
   }
+  if (segment_->kind() == Kind::kIndexer) {
+    // Before the old record is retired: its memory then belongs to the heap.
+    if (place.record != kNoRecord) {
+      if (Status s = postings_.unlink(place.record); s != Status::kOk) return s;
+    }
+    if (Status s = postings_.link(fresh); s != Status::kOk) return s;
+  }
   add_one(segment_->meta().writes);
   return table_.publish(fresh, place);
 }
@@ -112,6 +129,8 @@ Status Arena::erase_locked(RecordNo record) {
   if (segment_->kind() == Kind::kFifo) {
     if (Status s = queue_.unlink(record); s != Status::kOk) return s;
     note_drained();
+  } else if (segment_->kind() == Kind::kIndexer) {
+    if (Status s = postings_.unlink(record); s != Status::kOk) return s;
   }
   return table_.erase(record);
 }
@@ -143,6 +162,10 @@ Status Arena::upsert(const Entry& entry, Upsert how, uint64_t seq, uint64_t dead
   const Key key = table_.key(entry.key.data(), entry.key.size());
   Guard guard(*this, Hold::kWrite, deadline);
   if (guard.status() != Status::kOk) return guard.status();
+  if (entry.indexes != table_.root().indexes) return Status::kReindexed;
+  if (Status s = postings_.reserve(entry.terms_size / kLeastNode); s != Status::kOk) {
+    return guard.end(s);
+  }
   Table::Place place;
   if (Status s = table_.locate(key, place); s != Status::kOk) return guard.end(s);
   if (place.record == kNoRecord) {  // an update needs no more of the index than it has
@@ -152,7 +175,7 @@ Status Arena::upsert(const Entry& entry, Upsert how, uint64_t seq, uint64_t dead
     return Status::kOk;
   }
   RecordNo fresh;
-  if (Status s = table_.prepare(key, entry.value, fresh); s != Status::kOk) return guard.end(s);
+  if (Status s = prepare(key, entry, fresh); s != Status::kOk) return guard.end(s);
   table_.begin_mutation();
   if (Status s = upsert_locked(fresh, place, seq); s != Status::kOk) return guard.end(s);
   table_.end_mutation();
@@ -178,6 +201,12 @@ Status Arena::upsert_many(const std::vector<Entry>& entries, uint64_t deadline) 
   }
   Guard guard(*this, Hold::kWrite, deadline);
   if (guard.status() != Status::kOk) return guard.status();
+  uint64_t terms = 0;
+  for (const Entry& entry : entries) {
+    if (entry.indexes != table_.root().indexes) return Status::kReindexed;
+    terms += entry.terms_size / kLeastNode;
+  }
+  if (Status s = postings_.reserve(terms); s != Status::kOk) return guard.end(s);
   // All memory first: after the last prepare nothing can fail for want of room.
   uint64_t added = 0;
   for (const Key& key : keys) {
@@ -188,7 +217,7 @@ Status Arena::upsert_many(const std::vector<Entry>& entries, uint64_t deadline) 
   Status status = table_.reserve_index(added);
   for (size_t i = 0; status == Status::kOk && i < entries.size(); ++i) {
     RecordNo record;
-    status = table_.prepare(keys[i], entries[i].value, record);
+    status = prepare(keys[i], entries[i], record);
     if (status == Status::kOk) fresh.push_back(record);
   }
   if (status != Status::kOk) {
@@ -231,10 +260,10 @@ Status Arena::erase(std::string_view key_text, uint64_t deadline, bool& was_ther
 
 // --- replace ------------------------------------------------------------------------------------
 
-void Arena::stage_replace(std::string_view text, uint64_t txn) {
+void Arena::stage_resource_version(std::string_view text, uint64_t txn) {
   Meta& m = segment_->meta();
-  ResourceVersion& next = m.resource_version[(m.resource_version_slot.load(relaxed) & 1) ^ 1];
-  // Who reads a part of what follows sees that mutation_seq has moved (Arena::resource_version).
+  ResourceVersion& next = m.resource_version[(m.resource_versions.load(relaxed) + 1) & 1];
+  // Who reads a part of what follows sees that the count has moved since (resource_version).
   std::atomic_thread_fence(release);
   next.txn = txn;
   const uint64_t size = std::min(text.size(), kResourceVersionSize);
@@ -246,10 +275,10 @@ void Arena::stage_replace(std::string_view text, uint64_t txn) {
 // newer than the root.
 void Arena::settle_replace(uint64_t generation) {
   Meta& m = segment_->meta();
-  const uint32_t other = (m.resource_version_slot.load(relaxed) & 1) ^ 1;
-  const uint64_t txn = m.resource_version[other].txn;
+  const uint64_t next = m.resource_versions.load(relaxed) + 1;
+  const uint64_t txn = m.resource_version[next & 1].txn;
   if (txn != 0 && txn <= generation) {
-    m.resource_version_slot.store(other, release);
+    m.resource_versions.store(next, release);
     m.populated.store(1, release);
   }
   m.resource_version[0].txn = 0;
@@ -263,9 +292,13 @@ Status Arena::replace(const std::vector<Entry>& entries, std::string_view resour
   }
   Guard guard(*this, Hold::kWrite, deadline);
   if (guard.status() != Status::kOk) return guard.status();
+  const uint32_t indexes = table_.root().indexes;
+  for (const Entry& entry : entries) {
+    if (entry.indexes != indexes) return Status::kReindexed;
+  }
   Status status;
   try {
-    status = replace_locked(entries, resource_version);
+    status = replace_locked(entries, &resource_version, indexes);
   } catch (const std::bad_alloc&) {
     status = Status::kNoMemory;
   }
@@ -277,9 +310,13 @@ Status Arena::replace(const std::vector<Entry>& entries, std::string_view resour
 }
 
 Status Arena::replace_locked(const std::vector<Entry>& entries,
-                             std::string_view resource_version) {
+                             const std::string_view* resource_version, uint32_t indexes) {
   Meta& m = segment_->meta();
   const bool fifo = segment_->kind() == Kind::kFifo;
+  const bool indexer = segment_->kind() == Kind::kIndexer;
+  uint64_t terms = 0;
+  for (const Entry& entry : entries) terms += entry.terms_size / kLeastNode;
+  if (Status s = postings_.reserve(terms); s != Status::kOk) return s;
   const uint64_t txn = table_.root().generation + 1;
   // In list order by first occurrence; a later duplicate takes over the place of the earlier.
   std::vector<RecordNo> order;
@@ -302,10 +339,11 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
     if (status = table_.locate(key, old); status != Status::kOk) break;
     if (status = table_.locate_in(spare, key, place); status != Status::kOk) break;
     RecordNo chosen = kNoRecord;
-    if (!fifo && old.record != kNoRecord && table_.same_value(old.record, entry.value)) {
+    if (!fifo && old.record != kNoRecord && table_.same_value(old.record, entry.value) &&
+        (!indexer || postings_.same_terms(old.record, entry.terms))) {
       chosen = old.record;
     } else {
-      if (status = table_.prepare(key, entry.value, chosen); status != Status::kOk) break;
+      if (status = prepare(key, entry, chosen); status != Status::kOk) break;
       Record& r = table_.record(chosen);
       r.seq.store(place.record != kNoRecord ? table_.record(place.record).seq.load(relaxed)
                                             : first_seq + order.size(),
@@ -348,7 +386,7 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
     }
     return status;
   }
-  stage_replace(resource_version, txn);
+  if (resource_version != nullptr) stage_resource_version(*resource_version, txn);
   m.next_seq.store(first_seq + order.size(), relaxed);
   if (m.populated.load(relaxed) == 0) {
     m.initial_last_seq.store(order.empty() ? 0 : first_seq + order.size() - 1, relaxed);
@@ -359,7 +397,7 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
   table_.begin_mutation();
   table_.set_version(version + 1);  // one more: an equal list is a change too (wait_change)
   if (!ring) table_.overflow_ring();
-  table_.publish_root(spare);  // here it happens
+  table_.publish_root(spare, indexes);  // here it happens
   m.tombstones.store(0, relaxed);
   m.live.store(order.size(), relaxed);
   if (fifo) queue_.clear();
@@ -374,8 +412,14 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
       r.txn.store(0, relaxed);
       r.state.store(make_state(version_of(state), State::kLive), release);
       m.used_bytes.store(m.used_bytes.load(relaxed) + table_.bytes_of(number), relaxed);
-    } else if (Status s = table_.retire(number); s != Status::kOk) {
-      return s;
+      if (indexer) {
+        if (Status s = postings_.link(number); s != Status::kOk) return s;
+      }
+    } else {
+      if (indexer) {
+        if (Status s = postings_.unlink(number); s != Status::kOk) return s;
+      }
+      if (Status s = table_.retire(number); s != Status::kOk) return s;
     }
   }
   if (fifo) {
@@ -560,6 +604,171 @@ Status Arena::truth_locked(View& view, const Want& want, bool with_values,
   return Status::kOk;
 }
 
+// --- Indexer ------------------------------------------------------------------------------------
+
+// `look(seq)` at an instant in which nobody changes anything: without the lock, and if writers give
+// it no chance, with it. `truth()` stands in after a writer's death, where this handle may not
+// repair.
+template <typename Look, typename Truth>
+Status Arena::at_one_instant(uint64_t deadline, Look&& look, Truth&& truth) {
+  const Meta& m = segment_->meta();
+  if (closed()) return Status::kClosed;
+  for (int round = 0; round < kSelectRounds; ++round) {
+    const uint64_t before = m.mutation_seq.load(acquire);
+    if (before % 2 != 0) {
+      sched_yield();
+      continue;
+    }
+    const Status s = look(before);
+    std::atomic_thread_fence(acquire);
+    if (m.mutation_seq.load(relaxed) == before && s != Status::kBusy) return s;
+  }
+  Guard guard(*this, segment_->writable() ? Hold::kWrite : Hold::kRead, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  if (guard.dirty() && !segment_->writable()) return truth();
+  const Status s = look(m.mutation_seq.load(relaxed));
+  return guard.end(s == Status::kBusy ? Status::kCorrupt : s);
+}
+
+Status Arena::select(uint32_t index, const std::vector<std::string_view>& values, const Want& want,
+                     bool with_values, uint64_t deadline, std::vector<Found>& found,
+                     std::unordered_map<uint32_t, Item>& copies) try {
+  auto take = [&](RecordNo number, const Hit& hit) -> Status {
+    found.push_back({number, hit.state});
+    if (!want(number, hit.state)) return Status::kOk;
+    Item item;
+    const Status s = copy_record(hit, with_values, item);
+    if (s == Status::kOk) copies.emplace(raw(number), std::move(item));
+    return s;
+  };
+  auto look = [&](uint64_t seq) -> Status {
+    found.clear();
+    copies.clear();
+    std::vector<RecordNo> numbers;
+    for (std::string_view value : values) {
+      if (Status s = postings_.members(index, value, seq, numbers); s != Status::kOk) return s;
+    }
+    if (values.size() > 1) {
+      std::sort(numbers.begin(), numbers.end());
+      numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
+    }
+    for (RecordNo number : numbers) {
+      Hit hit;
+      if (!table_.valid(number) || table_.peek(number, hit) != Status::kOk ||
+          state_of(hit.state) != State::kLive) {
+        return Status::kBusy;
+      }
+      if (Status s = take(number, hit); s != Status::kOk) return s;
+    }
+    return Status::kOk;
+  };
+  auto truth = [&]() -> Status {
+    found.clear();
+    copies.clear();
+    return each_true([&](RecordNo number, const Hit& hit) {
+      const bool has = std::any_of(values.begin(), values.end(), [&](std::string_view value) {
+        return postings_.has(hit, index, value);
+      });
+      return has ? take(number, hit) : Status::kOk;
+    });
+  };
+  return at_one_instant(deadline, look, truth);
+} catch (const std::bad_alloc&) {
+  return Status::kNoMemory;
+}
+
+Status Arena::index_values(uint32_t index, uint64_t deadline,
+                           std::vector<std::string>& values) try {
+  auto look = [&](uint64_t seq) {
+    values.clear();
+    return postings_.values(index, seq, values);
+  };
+  auto truth = [&]() -> Status {
+    std::set<std::string> all;
+    const Status s = each_true([&](RecordNo, const Hit& hit) {
+      postings_.collect(hit, index, all);
+      return Status::kOk;
+    });
+    values.assign(all.begin(), all.end());
+    return s;
+  };
+  return at_one_instant(deadline, look, truth);
+} catch (const std::bad_alloc&) {
+  return Status::kNoMemory;
+}
+
+// Every entry as truth_locked finds it. REQUIRES: the lock.
+template <typename Each>
+Status Arena::each_true(Each&& each) const {
+  View view;
+  std::unordered_map<uint32_t, Item> none;
+  const Want never = [](RecordNo, uint64_t) { return false; };
+  if (Status s = truth_locked(view, never, false, none); s != Status::kOk) return s;
+  for (uint64_t i = 0; i < view.states.size(); ++i) {
+    const RecordNo number{static_cast<uint32_t>(i)};
+    Hit hit;
+    if (view.states[i] == 0 || table_.peek(number, hit) != Status::kOk) continue;
+    if (Status s = each(number, hit); s != Status::kOk) return s;
+  }
+  return Status::kOk;
+}
+
+Status Arena::reindex(const std::vector<std::string>& names, uint32_t had,
+                      const std::unordered_map<uint64_t, std::string>& terms,
+                      uint64_t deadline, std::vector<Missing>& missing) {
+  missing.clear();
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  if (table_.root().indexes != had || had + names.size() > kMaxIndexes) return Status::kReindexed;
+  Status status;
+  try {
+    status = reindex_locked(names, terms, missing);
+  } catch (const std::bad_alloc&) {
+    status = Status::kNoMemory;
+  }
+  if (status != Status::kOk) return guard.end(status);
+  guard.leave();
+  notify_change();
+  return Status::kOk;
+}
+
+Status Arena::reindex_locked(const std::vector<std::string>& names,
+                             const std::unordered_map<uint64_t, std::string>& terms,
+                             std::vector<Missing>& missing) {
+  const uint32_t had = table_.root().indexes;
+  const uint32_t indexes = had + static_cast<uint32_t>(names.size());
+  std::vector<Entry> entries;
+  std::vector<std::string> keys, packed;  // what the entries point to; reserved, so it stays
+  keys.reserve(table_.records_used());
+  packed.reserve(table_.records_used());
+  uint64_t copied = 0;
+  for (uint64_t i = 0, n = table_.records_used(); i < n && copied < kMissingBytes; ++i) {
+    const RecordNo number{static_cast<uint32_t>(i)};
+    Hit hit;
+    if (state_of(table_.record(number).state.load(relaxed)) != State::kLive) continue;
+    if (table_.peek(number, hit) != Status::kOk) return Status::kCorrupt;
+    const auto more = terms.find(version_of(hit.state));
+    if (more == terms.end()) {
+      Missing lacks{version_of(hit.state), {}};
+      if (Status s = copy_record(hit, true, lacks.item); s != Status::kOk) return s;
+      copied += hit.key_size + hit.value_size;
+      missing.push_back(std::move(lacks));
+      continue;
+    }
+    if (!missing.empty()) continue;
+    keys.emplace_back(hit.key_size, '\0');
+    copy_out(keys.back().data(), hit.extent, hit.key_size);
+    packed.push_back(postings_.packed(hit).append(more->second));
+    // The payload stays where it is while the lock is held: its new copy is made from there.
+    Entry entry{keys.back(), {hit.value(), hit.value_size}, packed.back(), 0, indexes};
+    if (!Postings::measure(entry.terms, indexes, entry.terms_size)) return Status::kCorrupt;
+    entries.push_back(entry);
+  }
+  if (!missing.empty()) return Status::kMiss;
+  for (uint32_t i = 0; i < names.size(); ++i) segment_->set_index_name(had + i, names[i]);
+  return replace_locked(entries, nullptr, indexes);
+}
+
 // --- FIFO ---------------------------------------------------------------------------------------
 
 Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& items) {
@@ -731,15 +940,44 @@ std::string Arena::resource_version() const {
   const Meta& m = segment_->meta();
   std::string text;
   for (int tries = 0; tries < 1000; ++tries) {
-    // The slot that is named is not written to; it takes two replaces to reuse it.
-    const uint64_t before = m.mutation_seq.load(acquire);
-    const ResourceVersion& rv = m.resource_version[m.resource_version_slot.load(acquire) & 1];
+    // The slot that is named is not written to before the count has moved.
+    const uint64_t count = m.resource_versions.load(acquire);
+    const ResourceVersion& rv = m.resource_version[count & 1];
     text.resize(std::min(rv.size.load(relaxed), kResourceVersionSize));
     copy_out(text.data(), rv.text, text.size());
     std::atomic_thread_fence(acquire);
-    if (m.mutation_seq.load(relaxed) == before) break;
+    if (m.resource_versions.load(relaxed) == count) break;
   }
   return text;
+}
+
+Status Arena::bookmark(std::string_view text, uint64_t deadline) {
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  stage_resource_version(text, 0);  // txn 0: nothing to settle, the count alone decides
+  Meta& m = segment_->meta();
+  m.resource_versions.store(m.resource_versions.load(relaxed) + 1, release);
+  return Status::kOk;
+}
+
+void Arena::set_report(const Report& report) {
+  Meta& m = segment_->meta();
+  const uint64_t next = m.reports.load(relaxed) + 1;
+  std::atomic_thread_fence(release);  // as in stage_resource_version
+  copy_in(m.report[next & 1], &report, sizeof report);
+  m.reports.store(next, release);
+}
+
+Report Arena::report() const {
+  const Meta& m = segment_->meta();
+  Report report{};
+  for (int tries = 0; tries < 1000; ++tries) {
+    const uint64_t count = m.reports.load(acquire);
+    copy_out(&report, m.report[count & 1], sizeof report);
+    std::atomic_thread_fence(acquire);
+    if (m.reports.load(relaxed) == count) break;
+  }
+  return report;
 }
 
 Status Arena::heap_figures(uint64_t deadline, HeapFigures& figures) {

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "lock.hpp"
+#include "postings.hpp"
 #include "queue.hpp"
 #include "segment.hpp"
 #include "status.hpp"
@@ -33,6 +34,10 @@ namespace shmcache {
 struct Entry {
   std::string_view key;
   Bytes value;
+  // Indexer: what the index functions gave, for so many indexes, and what Postings::measure said.
+  PackedTerms terms = {};
+  uint64_t terms_size = 0;
+  uint32_t indexes = 0;
 };
 
 // A private copy of an entry.
@@ -86,6 +91,29 @@ class Arena {
   Status refresh(View& view, const Want& want, bool with_values, uint64_t deadline,
                  std::unordered_map<uint32_t, Item>& copies);
 
+  // --- Indexer ---
+  struct Found {
+    RecordNo record;
+    uint64_t state;
+  };
+  // The entries that have one of `values` in an index, each once, at one instant; `want` and
+  // `copies` as for refresh. Without the lock, unless writers never pause.
+  Status select(uint32_t index, const std::vector<std::string_view>& values, const Want& want,
+                bool with_values, uint64_t deadline, std::vector<Found>& found,
+                std::unordered_map<uint32_t, Item>& copies);
+  // Every value of an index, at one instant.
+  Status index_values(uint32_t index, uint64_t deadline, std::vector<std::string>& values);
+  // Add indexes to the `had` that there are: their values for every entry (by its version) are in
+  // `terms`. kMiss: not for all; some of those that lack are in `missing`, and nothing was done.
+  // kReindexed: somebody else has added some.
+  struct Missing {
+    uint64_t version;
+    Item item;
+  };
+  Status reindex(const std::vector<std::string>& names, uint32_t had,
+                 const std::unordered_map<uint64_t, std::string>& terms, uint64_t deadline,
+                 std::vector<Missing>& missing);
+
   // --- FIFO ---
   // Take the oldest 1..max_items. kEmpty, or kShutDown if the queue is empty and shut down.
   Status try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& items);
@@ -104,6 +132,12 @@ class Arena {
   bool has_synced() const;
   Status wait_change(uint64_t version, uint64_t deadline, uint64_t& now);
   std::string resource_version() const;
+  // Say that the content is that of `resource_version`, as a replace does.
+  Status bookmark(std::string_view resource_version, uint64_t deadline);
+  // What the reflector says of itself. REQUIRES for set_report: this handle has the seat, and one
+  // thread at a time.
+  void set_report(const Report& report);
+  Report report() const;
   Status heap_figures(uint64_t deadline, HeapFigures& figures);
   // Take the lock and leave it: what was to be repaired is then repaired. A new segment becomes
   // an empty arena by it.
@@ -121,7 +155,15 @@ class Arena {
 
   Status repair_locked();
   bool drop_overlapping();
-  Status replace_locked(const std::vector<Entry>& entries, std::string_view resource_version);
+  // `resource_version` null: it stays. `indexes`: how many there are from then on.
+  Status replace_locked(const std::vector<Entry>& entries, const std::string_view* resource_version,
+                        uint32_t indexes);
+  Status reindex_locked(const std::vector<std::string>& names,
+                        const std::unordered_map<uint64_t, std::string>& terms,
+                        std::vector<Missing>& missing);
+  Status prepare(const Key& key, const Entry& entry, RecordNo& fresh);
+  template <typename Look, typename Truth>
+  Status at_one_instant(uint64_t deadline, Look&& look, Truth&& truth);
   Status upsert(const Entry& entry, Upsert how, uint64_t seq, uint64_t deadline, bool& wrote);
   // `seq`: the place in the queue of a new key.
   Status upsert_locked(RecordNo fresh, const Table::Place& place, uint64_t seq);
@@ -133,8 +175,10 @@ class Arena {
                   std::unordered_map<uint32_t, Item>& copies) const;
   Status truth_locked(View& view, const Want& want, bool with_values,
                       std::unordered_map<uint32_t, Item>& copies) const;
+  template <typename Each>
+  Status each_true(Each&& each) const;
   bool truly_live(const Record& record) const;
-  void stage_replace(std::string_view resource_version, uint64_t txn);
+  void stage_resource_version(std::string_view resource_version, uint64_t txn);
   void settle_replace(uint64_t generation);
   void note_drained();
   void notify_change();
@@ -143,6 +187,7 @@ class Arena {
   std::unique_ptr<Segment> segment_;
   Table table_;
   Queue queue_;
+  Postings postings_;
   std::atomic<bool> closed_{false};
 };
 

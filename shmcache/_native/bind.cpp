@@ -35,7 +35,7 @@ namespace {
 constexpr const char* kStatusNames[] = {
     "ok",         "miss",        "empty",     "interrupted", "shut_down",    "exists",
     "busy",       "unfinished",  "too_small", "too_big",     "arena_full",   "no_space",
-    "key_size",   "read_only",   "lock_timeout", "no_slot",  "closed",
+    "key_size",   "reindexed",   "read_only",   "lock_timeout", "no_slot",  "closed",
     "superseded", "foreign",     "wrong_layout", "wrong_kind", "wrong_codec", "insecure", "corrupt",
     "lost",       "no_memory",   "system"};
 static_assert(std::size(kStatusNames) == static_cast<size_t>(Status::kSystem) + 1);
@@ -51,10 +51,17 @@ constexpr int kReadTries = 5;
   throw nb::python_error();
 }
 
+Kind kind_of(std::string_view name) {
+  return name == "FIFO" ? Kind::kFifo : name == "Indexer" ? Kind::kIndexer : Kind::kStore;
+}
+const char* kind_name(Kind kind) {
+  return kind == Kind::kFifo ? "FIFO" : kind == Kind::kIndexer ? "Indexer" : "Store";
+}
+
 nb::dict describe(const Finding& finding) {
   nb::dict d;
   d["errno"] = finding.error;
-  d["kind"] = finding.kind == Kind::kFifo ? "FIFO" : "Store";
+  d["kind"] = kind_name(finding.kind);
   d["layout"] = finding.layout;
   // Latin-1, because a damaged header may hold any bytes.
   d["codec"] = nb::steal(PyUnicode_DecodeLatin1(
@@ -65,8 +72,6 @@ nb::dict describe(const Finding& finding) {
   d["mode"] = finding.mode;
   return d;
 }
-
-Kind kind_of(std::string_view name) { return name == "FIFO" ? Kind::kFifo : Kind::kStore; }
 
 uint64_t deadline_after(double seconds) {
   // Far enough to be for ever, near enough not to overflow.
@@ -132,6 +137,17 @@ struct Cached {
   bool recent = false;
 };
 
+// What the entries have in indexes that are being added, by the version of the entry. Native, so
+// that a round of Arena::reindex costs what is new in it: writers go on in between.
+struct NewTerms {
+  std::unordered_map<uint64_t, std::string> by_version;
+
+  void set(uint64_t version, nb::bytes packed) {
+    by_version.insert_or_assign(version, std::string(packed.c_str(), packed.size()));
+  }
+  size_t size() const { return by_version.size(); }
+};
+
 enum class What { kKeys, kValues, kItems };
 
 class Handle {
@@ -145,12 +161,14 @@ class Handle {
         lock_timeout_(lock_timeout) {}
 
   static nb::object create(int fd, const char* shm_name, std::string_view kind, uint64_t capacity,
-                           std::string_view codec, uint32_t mode, const std::string& name,
+                           std::string_view codec, uint32_t mode,
+                           const std::vector<std::string>& indexes, const std::string& name,
                            nb::object decode, uint64_t cache_bytes, double lock_timeout) {
     std::unique_ptr<Segment> segment;
     Finding finding;
     Status s =
-        Segment::create(fd, shm_name, kind_of(kind), capacity, codec, mode, segment, finding);
+        Segment::create(fd, shm_name, kind_of(kind), capacity, codec, mode, indexes, segment,
+                        finding);
     if (s != Status::kOk) fail(s, name, describe(finding));
     auto handle = std::make_unique<Handle>(std::move(segment), name, std::move(decode),
                                            cache_bytes, lock_timeout);
@@ -196,9 +214,11 @@ class Handle {
 
   // --- writes ---
 
-  bool add(nb::handle key, nb::bytes data, bool if_absent) {
+  // `terms`: packed as postings.hpp has it, for the first `indexes` indexes.
+  bool add(nb::handle key, nb::bytes data, bool if_absent, nb::bytes terms, uint32_t indexes) {
     Use use(*this);
     Entry entry{key_of(key), {data.data(), data.size()}};
+    set_terms(entry, terms, indexes);
     bool wrote = false;
     check(locked(data.size(), [&](uint64_t deadline) {
             return arena_->upsert(entry, if_absent ? Upsert::kIfAbsent : Upsert::kAlways, deadline,
@@ -208,28 +228,31 @@ class Handle {
     return wrote;
   }
 
-  void add_many(nb::list pairs) {
+  // Of (key, data) or (key, data, terms).
+  void add_many(nb::list entries, uint32_t indexes) {
     Use use(*this);
-    Batch batch = collect(pairs);
+    Batch batch = collect(entries, indexes);
     check(locked(batch.bytes,
                  [&](uint64_t deadline) { return arena_->upsert_many(batch.entries, deadline); }),
           0, batch.bytes);
   }
 
-  void replace(nb::list pairs, std::string_view resource_version) {
+  void replace(nb::list entries, std::string_view resource_version, uint32_t indexes) {
     Use use(*this);
-    if (resource_version.size() > kResourceVersionSize) {
-      PyErr_Format(PyExc_ValueError, "a resource version has at most %zu bytes, not %zu",
-                   kResourceVersionSize, resource_version.size());
-      throw nb::python_error();
-    }
-    Batch batch = collect(pairs);
+    check_size(resource_version);
+    Batch batch = collect(entries, indexes);
     // Never with the GIL: its cost grows with the store, not with the batch.
     check(locked(kLargeBytes,
                  [&](uint64_t deadline) {
                    return arena_->replace(batch.entries, resource_version, deadline);
                  }),
           0, batch.bytes);
+  }
+
+  void bookmark(std::string_view resource_version) {
+    Use use(*this);
+    check_size(resource_version);
+    check(locked(0, [&](uint64_t deadline) { return arena_->bookmark(resource_version, deadline); }));
   }
 
   bool remove(nb::handle key) {
@@ -292,6 +315,145 @@ class Handle {
   nb::list keys() { return snapshot(What::kKeys); }
   nb::list values() { return snapshot(What::kValues); }
   nb::list items() { return snapshot(What::kItems); }
+
+  // --- Indexer ---
+
+  std::vector<std::string> index_names() {
+    Use use(*this);
+    std::vector<std::string> names;
+    const uint32_t count = std::min(arena_->table().root().indexes, kMaxIndexes);
+    for (uint32_t i = 0; i < count; ++i) names.push_back(arena_->segment().index_name(i));
+    check(Status::kOk);
+    return names;
+  }
+
+  // The objects (or keys) of the entries that have one of `values` in index number `index`.
+  nb::list select(uint32_t index, nb::list values, bool keys) {
+    Use use(*this);
+    std::vector<nb::bytes> owners;
+    std::vector<std::string_view> wanted;
+    for (nb::handle value : values) {
+      owners.push_back(nb::cast<nb::bytes>(value));
+      wanted.emplace_back(owners.back().c_str(), owners.back().size());
+    }
+    std::vector<Arena::Found> found;
+    std::unordered_map<uint32_t, Item> copies;
+    auto known = [&](RecordNo record, uint64_t state) {
+      if (raw(record) >= cache_.size()) return false;
+      const Cached& c = cache_[raw(record)];
+      return c.state == state && (keys || c.object.is_valid());
+    };
+    // First without copies: mostly the cache has all. What it lacks is copied the second time, and
+    // everything after that, should the cache have lost something meanwhile.
+    auto never = [](RecordNo, uint64_t) { return false; };
+    check(locked(0, [&](uint64_t deadline) {
+      return arena_->select(index, wanted, never, false, deadline, found, copies);
+    }));
+    const What what = keys ? What::kKeys : What::kValues;
+    for (int tries = 0;; ++tries) {
+      nb::object result = build(what, live_of(found), copies);
+      if (result.is_valid()) return nb::cast<nb::list>(result);
+      std::unordered_map<uint32_t, uint64_t> have;
+      for (const auto& [record, state] : found) {
+        if (tries == 0 && known(record, state)) have.emplace(raw(record), state);
+      }
+      auto want = [&](RecordNo record, uint64_t state) {
+        const auto at = have.find(raw(record));
+        return at == have.end() || at->second != state;
+      };
+      const uint64_t deadline = deadline_after(lock_timeout_);
+      check(blocking([&] {
+        return arena_->select(index, wanted, want, !keys, deadline, found, copies);
+      }));
+    }
+  }
+
+  nb::list index_values(uint32_t index) {
+    Use use(*this);
+    std::vector<std::string> values;
+    check(locked(kLargeBytes, [&](uint64_t deadline) {
+      return arena_->index_values(index, deadline, values);
+    }));
+    nb::list result;
+    for (const std::string& value : values) result.append(to_str(value));
+    return result;
+  }
+
+  // Add the indexes `names` to the `had` that there are. [] if that was done; else (version, key,
+  // payload) of entries for which `terms` has nothing.
+  nb::list reindex(const std::vector<std::string>& names, uint32_t had, const NewTerms& terms) {
+    Use use(*this);
+    std::vector<Arena::Missing> missing;
+    const Status s = locked(kLargeBytes, [&](uint64_t deadline) {
+      return arena_->reindex(names, had, terms.by_version, deadline, missing);
+    });
+    if (s != Status::kMiss) check(s);
+    nb::list result;
+    for (const auto& [version, item] : missing) {
+      result.append(nb::make_tuple(version, to_str(item.key()), to_bytes(item.value())));
+    }
+    return result;
+  }
+
+  // --- the reflector's seat ---
+
+  bool claim_reflector() {
+    Use use(*this);
+    if (!arena_->segment().writable()) check(Status::kReadOnly);
+    return arena_->segment().claim_reflector();
+  }
+  void release_reflector() {
+    if (!closed()) arena_->segment().release_reflector();
+  }
+
+  // Ignored by who has not the seat: it has been given back meanwhile.
+  void set_report(const std::string& name, uint32_t state, nb::tuple times, nb::tuple counts,
+                  const std::string& last_error) {
+    Use use(*this);
+    if (!arena_->segment().is_reflector()) return;
+    Report report{};
+    report.pid = static_cast<uint64_t>(getpid());
+    report.state = state;
+    report.heartbeat_ns = now_ns();
+    report.contact_ns = nb::cast<uint64_t>(times[0]);
+    report.error_ns = nb::cast<uint64_t>(times[1]);
+    report.lists = nb::cast<uint64_t>(counts[0]);
+    report.watches = nb::cast<uint64_t>(counts[1]);
+    report.events = nb::cast<uint64_t>(counts[2]);
+    report.dropped = nb::cast<uint64_t>(counts[3]);
+    report.errors = nb::cast<uint64_t>(counts[4]);
+    std::memcpy(report.name, name.data(), std::min(name.size(), sizeof report.name - 1));
+    std::memcpy(report.last_error, last_error.data(),
+                std::min(last_error.size(), sizeof report.last_error - 1));
+    arena_->set_report(report);
+  }
+
+  nb::dict report() {
+    Use use(*this);
+    Report r = arena_->report();
+    const uint64_t now = now_ns();
+    auto age = [&](uint64_t then) -> nb::object {
+      if (then == 0) return nb::none();
+      return nb::float_(then < now ? static_cast<double>(now - then) * 1e-9 : 0.0);
+    };
+    r.name[sizeof r.name - 1] = r.last_error[sizeof r.last_error - 1] = '\0';
+    nb::dict d;
+    d["alive"] = arena_->segment().reflector_alive();
+    d["name"] = cut_str(r.name);
+    d["state"] = r.state;
+    d["pid"] = r.pid;
+    d["heartbeat_age"] = age(r.heartbeat_ns);
+    d["contact_age"] = age(r.contact_ns);
+    d["last_error_age"] = age(r.error_ns);
+    d["lists"] = r.lists;
+    d["watches"] = r.watches;
+    d["events"] = r.events;
+    d["dropped"] = r.dropped;
+    d["errors"] = r.errors;
+    d["last_error"] = cut_str(r.last_error);
+    check(Status::kOk);
+    return d;
+  }
 
   // --- FIFO ---
 
@@ -397,6 +559,8 @@ class Handle {
     d["free_blocks"] = heap.free_blocks;
     d["largest_free_bytes"] = heap.largest_free;
     d["version"] = arena_->version();
+    d["indexes"] = arena_->table().root().indexes;
+    d["index_values"] = m.index_values.load(relaxed);
     d["index_slots"] = uint64_t{1} << arena_->table().root().log2;
     d["writes"] = m.writes.load(relaxed);
     d["deletes"] = m.deletes.load(relaxed);
@@ -486,6 +650,27 @@ class Handle {
     fail(status, name_, context);
   }
 
+  static void check_size(std::string_view resource_version) {
+    if (resource_version.size() <= kResourceVersionSize) return;
+    PyErr_Format(PyExc_ValueError, "a resource version has at most %zu bytes, not %zu",
+                 kResourceVersionSize, resource_version.size());
+    throw nb::python_error();
+  }
+
+  static void set_terms(Entry& entry, const nb::bytes& terms, uint32_t indexes) {
+    entry.terms = {terms.c_str(), terms.size()};
+    entry.indexes = indexes;
+    if (!Postings::measure(entry.terms, indexes, entry.terms_size)) {
+      throw nb::value_error("malformed index values");
+    }
+  }
+
+  // Text that may have been cut in the middle of a character.
+  static nb::object cut_str(const char* text) {
+    return nb::steal(
+        PyUnicode_DecodeUTF8(text, static_cast<Py_ssize_t>(std::strlen(text)), "replace"));
+  }
+
   // Text of the segment. All that was stored is UTF-8; something else wrote what is not.
   nb::object to_str(std::string_view text) {
     PyObject* s = PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr);
@@ -548,17 +733,24 @@ class Handle {
     return *text;
   }
 
-  Batch collect(nb::list pairs) {
+  Batch collect(nb::list entries, uint32_t indexes) {
     Batch batch;
-    batch.entries.reserve(nb::len(pairs));
-    batch.owners.reserve(2 * nb::len(pairs));
-    for (nb::handle pair : pairs) {
-      nb::tuple two = nb::cast<nb::tuple>(pair);
-      nb::object key = two[0];
-      nb::bytes data = nb::cast<nb::bytes>(two[1]);
+    batch.entries.reserve(nb::len(entries));
+    batch.owners.reserve(3 * nb::len(entries));
+    for (nb::handle given : entries) {
+      nb::tuple parts = nb::cast<nb::tuple>(given);
+      nb::object key = parts[0];
+      nb::bytes data = nb::cast<nb::bytes>(parts[1]);
       const std::string_view text = key_of(key);
       if (text.empty() || text.size() > kMaxKeySize) check(Status::kKeySize, text.size());
-      batch.entries.push_back({text, {data.data(), data.size()}});
+      Entry entry{text, {data.data(), data.size()}};
+      entry.indexes = indexes;
+      if (nb::len(parts) > 2) {
+        nb::bytes terms = nb::cast<nb::bytes>(parts[2]);
+        set_terms(entry, terms, indexes);
+        batch.owners.push_back(std::move(terms));
+      }
+      batch.entries.push_back(entry);
       batch.bytes += text.size() + data.size();
       batch.owners.push_back(std::move(key));
       batch.owners.push_back(std::move(data));
@@ -737,6 +929,13 @@ class Handle {
     }
   }
 
+  static std::vector<Live> live_of(const std::vector<Arena::Found>& found) {
+    std::vector<Live> live;
+    live.reserve(found.size());
+    for (const auto& [record, state] : found) live.push_back({raw(record), state});
+    return live;
+  }
+
   Status refresh(View& view, bool with_values, const std::vector<uint64_t>& have,
                  std::vector<Live>& live, std::unordered_map<uint32_t, Item>& copies) {
     auto want = [&](RecordNo record, uint64_t state) {
@@ -830,13 +1029,20 @@ NB_MODULE(_core, m) {
   m.attr("MAX_KEY_SIZE") = shmcache::kMaxKeySize;
   m.attr("MIN_CAPACITY") = shmcache::kMinCapacity;
   m.attr("ATTACH_BYTE") = shmcache::kAttachByte;
+  m.attr("MAX_INDEXES") = shmcache::kMaxIndexes;
+  m.attr("MAX_INDEX_NAME_SIZE") = shmcache::kIndexNameSize - 1;
+  m.attr("MAX_INDEX_VALUE_SIZE") = shmcache::kMaxIndexValueSize;
   m.attr("LAYOUT_VERSION") = shmcache::kLayoutVersion;
   m.def("inspect", &shmcache::inspect, nb::arg("fd"));
   m.def("mark_unlinked", &shmcache::Segment::mark_unlinked, nb::arg("fd"));
+  nb::class_<shmcache::NewTerms>(m, "NewTerms")
+      .def(nb::init<>())
+      .def("__setitem__", &shmcache::NewTerms::set, nb::arg("version"), nb::arg("packed"))
+      .def("__len__", &shmcache::NewTerms::size);
   nb::class_<Handle>(m, "Arena")
       .def_static("create", &Handle::create, nb::arg("fd"), nb::arg("shm_name"), nb::arg("kind"),
-                  nb::arg("capacity"), nb::arg("codec"), nb::arg("mode"), nb::arg("name"),
-                  nb::arg("decode").none(), nb::arg("cache_bytes"), nb::arg("lock_timeout"))
+                  nb::arg("capacity"), nb::arg("codec"), nb::arg("mode"), nb::arg("indexes"),
+                  nb::arg("name"), nb::arg("decode").none(), nb::arg("cache_bytes"), nb::arg("lock_timeout"))
       .def_static("attach", &Handle::attach, nb::arg("fd"), nb::arg("shm_name"), nb::arg("kind"),
                   nb::arg("codec"), nb::arg("writable"), nb::arg("trusted_uid").none(),
                   nb::arg("name"), nb::arg("decode").none(), nb::arg("cache_bytes"),
@@ -845,9 +1051,21 @@ NB_MODULE(_core, m) {
       .def_prop_ro("closed", &Handle::closed)
       .def_prop_ro("writable", &Handle::writable)
       .def_prop_ro("identity", &Handle::identity)
-      .def("add", &Handle::add, nb::arg("key").none(), nb::arg("data"), nb::arg("if_absent") = false)
-      .def("add_many", &Handle::add_many, nb::arg("pairs"))
-      .def("replace", &Handle::replace, nb::arg("pairs"), nb::arg("resource_version"))
+      .def("add", &Handle::add, nb::arg("key").none(), nb::arg("data"), nb::arg("if_absent") = false,
+           nb::arg("terms") = nb::bytes("", 0), nb::arg("indexes") = 0)
+      .def("add_many", &Handle::add_many, nb::arg("entries"), nb::arg("indexes") = 0)
+      .def("replace", &Handle::replace, nb::arg("entries"), nb::arg("resource_version"),
+           nb::arg("indexes") = 0)
+      .def("bookmark", &Handle::bookmark, nb::arg("resource_version"))
+      .def("index_names", &Handle::index_names)
+      .def("select", &Handle::select, nb::arg("index"), nb::arg("values"), nb::arg("keys"))
+      .def("index_values", &Handle::index_values, nb::arg("index"))
+      .def("reindex", &Handle::reindex, nb::arg("names"), nb::arg("had"), nb::arg("terms"))
+      .def("claim_reflector", &Handle::claim_reflector)
+      .def("release_reflector", &Handle::release_reflector)
+      .def("set_report", &Handle::set_report, nb::arg("name"), nb::arg("state"), nb::arg("times"),
+           nb::arg("counts"), nb::arg("last_error"))
+      .def("report", &Handle::report)
       .def("delete", &Handle::remove, nb::arg("key").none())
       .def("get_raw", &Handle::get_raw, nb::arg("key").none())
       .def("get", &Handle::get, nb::arg("key").none(), nb::arg("default").none() = nb::none())

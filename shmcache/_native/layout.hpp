@@ -3,10 +3,12 @@
 //   offset   region     size             mapped   written by
 //   0        Header     one page         R / RW   the creator, once; `magic` last
 //   4096     Control    fixed            RW       everybody (lock, owner slots, futex words)
-//   ...      Meta       fixed            R / RW   the lock's owner
-//   ...      ring       u32[]  (Store)   R / RW   the lock's owner
+//   ...      Meta       fixed            R / RW   the lock's owner; the report: the reflector
+//   ...      names      one page         R / RW   the lock's owner            (Indexer)
+//   ...      ring       u32[]            R / RW   the lock's owner            (not FIFO)
 //   ...      index 0    u64[]  reserved  R / RW   the lock's owner
 //   ...      index 1    u64[]  reserved  R / RW   the lock's owner
+//   ...      buckets    u64[]  reserved  R / RW   the lock's owner            (Indexer)
 //   ...      records    Record[] reserved R / RW  the lock's owner
 //   ...      heap       blocks reserved  R / RW   the lock's owner
 //
@@ -16,12 +18,12 @@
 // therefore longer than the capacity, and sparse. A map is made once and never moves.
 //
 // An entry is a *record* (64 bytes, one cache line, in a table whose cells are records for ever)
-// and an *extent* (key and payload, in the heap). Because a record's memory is never anything but
+// and an *extent* (key, payload and, of an Indexer, index values, in the heap). Because a record's memory is never anything but
 // a record, its state word is always a state word: a reader that holds a stale record number
 // reads a version that has moved on, never foreign bytes that look like one (no ABA).
 //
-// The state word of each record is the truth. Index, queue links, free lists, heap headers, and
-// counters are derived: repair rebuilds them from the records.
+// The state word of each record is the truth. Index, queue links, postings, free lists, heap
+// headers, and counters are derived: repair rebuilds them from the records.
 //
 // Numbered invariants; they hold whenever the lock is free and not DIRTY. verify.cpp checks each,
 // tests cite them.
@@ -40,6 +42,8 @@
 //   I9  `mutation_seq` is even.
 //   I10 committed watermarks are page multiples within their regions, and their sum is
 //       at most the capacity.
+//   I11 Indexer: each index value of each LIVE record is in the list of its index and value once,
+//       and the lists hold nothing else (postings.hpp).
 //
 // Order of every mutation (what a crash between two steps leaves is settled by repair):
 //   add      extent and record fields; state = LIVE (the truth moves); index word; queue link
@@ -52,6 +56,8 @@
 //            the truth for readers and for repair alike. STAGED with txn <= root generation is
 //            LIVE, with a larger one FREE; doomed by txn <= generation is FREE, by a larger one
 //            LIVE. Then each is settled: its txn to 0, then its state.
+//   reindex  (more secondary indexes) a replace of every entry by itself with its new index
+//            values; the root word also holds the number of indexes, so they appear with it.
 //   growth   fallocate, then the watermark.
 //
 // Publish/observe pairs (release -> acquire); everything else is relaxed and says why:
@@ -87,11 +93,11 @@ constexpr uint32_t raw(SlotIndex s) { return static_cast<uint32_t>(s); }
 
 constexpr RecordNo kNoRecord{0xffffffffu};
 
-enum class Kind : uint32_t { kStore = 1, kFifo = 2 };
+enum class Kind : uint32_t { kStore = 1, kFifo = 2, kIndexer = 3 };
 
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kMagic = 0x3165686361636d68;  // "hmcache1", the last store of a creation
-constexpr uint32_t kLayoutVersion = 2;           // bump on any change of this file
+constexpr uint32_t kLayoutVersion = 3;           // bump on any change of this file
 constexpr uint64_t kMaxKeySize = 65535;
 constexpr uint32_t kOwnerSlots = 2047;
 constexpr size_t kCodecNameSize = 32;
@@ -99,6 +105,9 @@ constexpr uint64_t kMinCapacity = 256 << 10;
 constexpr uint64_t kMaxCapacity = uint64_t{1} << 44;
 constexpr uint32_t kIndexMinLog2 = 10;
 constexpr size_t kResourceVersionSize = 240;
+constexpr uint32_t kMaxIndexes = 32;
+constexpr size_t kIndexNameSize = 128;  // with its end
+constexpr uint64_t kMaxIndexValueSize = 65535;
 
 // --- Header -----------------------------------------------------------------------------------
 struct Header {
@@ -147,19 +156,33 @@ struct FreeLists {
   HeapOffset head[kFirstLevels][kSecondLevels];
 };
 
-// One of two; the other is written before `resource_version_slot` names it.
+// One of two: `resource_versions` counts them, its last bit names the current one, and the other
+// is written before the count moves.
 struct ResourceVersion {
   uint64_t txn;  // root generation of the replace that wrote it, 0 if it is not part of one
   std::atomic<uint64_t> size;
   uint64_t text[kResourceVersionSize / 8];
 };
 
+// What the reflector that fills the arena says of itself, once a second and at every change of
+// its state. Times are CLOCK_MONOTONIC nanoseconds, 0 for never.
+struct Report {
+  uint64_t pid, state;
+  uint64_t heartbeat_ns, contact_ns, error_ns;
+  uint64_t lists, watches, events, dropped, errors;
+  char name[128];
+  char last_error[256];
+};
+constexpr size_t kReportWords = sizeof(Report) / 8;
+static_assert(sizeof(Report) % 8 == 0);
+
 struct Meta {
   // Read by every reader, written only by growth, rebuild, replace and unlink.
-  alignas(64) std::atomic<uint64_t> root;  // Root: {generation, log2 of words, area}
+  alignas(64) std::atomic<uint64_t> root;  // Root: {generation, indexes, log2 of words, area}
   std::atomic<uint64_t> index_committed;   // bytes, of each of the two areas
   std::atomic<uint64_t> records_committed;  // records, not bytes
   std::atomic<uint64_t> heap_committed;     // bytes
+  std::atomic<uint64_t> buckets_committed;  // bytes
   std::atomic<uint32_t> unlinked;           // the name was removed: perhaps others have it now
   // Written by every mutation.
   alignas(64) std::atomic<uint64_t> mutation_seq;  // P4
@@ -184,8 +207,12 @@ struct Meta {
   std::atomic<uint64_t> repairs;
   std::atomic<uint64_t> last_repair_ns;
   std::atomic<uint64_t> dropped_records;  // records that repair found damaged
-  std::atomic<uint32_t> resource_version_slot;
+  std::atomic<uint64_t> index_values;     // lists of postings
+  std::atomic<uint64_t> resource_versions;
   ResourceVersion resource_version[2];
+  // Written by the holder of kReflectorByte alone; double like resource_version.
+  alignas(64) std::atomic<uint64_t> reports;
+  uint64_t report[2][kReportWords];
   alignas(64) FreeLists free_lists;
 };
 
@@ -207,11 +234,12 @@ struct alignas(64) Record {
   std::atomic<uint32_t> key_size;
   std::atomic<RecordNo> next;  // LIVE: queue; FREE: free record list
   std::atomic<RecordNo> prev;  // LIVE: queue
-  uint32_t reserved;
+  std::atomic<uint32_t> terms_size;  // bytes of index values in the extent, after the payload
   std::atomic<uint64_t> seq;  // queue position
   std::atomic<uint64_t> txn;  // STAGED: generation that makes it LIVE; LIVE: that dooms it; or 0
 };
 static_assert(sizeof(Record) == 64, "one record, one cache line");
+static_assert(kMaxIndexes * kIndexNameSize == kPage);
 
 // --- Index ------------------------------------------------------------------------------------
 // index word: upper half of the hash << 32 | record number + 1. 0 is empty.
@@ -226,35 +254,40 @@ constexpr RecordNo record_of(uint64_t word) {
   return RecordNo{static_cast<uint32_t>(word & 0xffffffffu) - 1};
 }
 
-// root word: generation << 8 | log2 of words << 1 | area.
+// root word: generation << 16 | number of secondary indexes << 8 | log2 of words << 1 | area.
 struct Root {
   uint64_t generation;
   uint32_t log2;
   uint32_t area;
+  uint32_t indexes;
 
   static constexpr Root unpack(uint64_t word) {
-    return {word >> 8, static_cast<uint32_t>(word >> 1 & 0x7f), static_cast<uint32_t>(word & 1)};
+    return {word >> 16, static_cast<uint32_t>(word >> 1 & 0x7f), static_cast<uint32_t>(word & 1),
+            static_cast<uint32_t>(word >> 8 & 0xff)};
   }
-  constexpr uint64_t pack() const { return generation << 8 | uint64_t{log2} << 1 | area; }
+  constexpr uint64_t pack() const {
+    return generation << 16 | uint64_t{indexes} << 8 | uint64_t{log2} << 1 | area;
+  }
 };
 
 // --- Geometry ---------------------------------------------------------------------------------
 // Where the regions are: a pure function of (kind, capacity), worked out privately by every
 // handle and never read from the segment.
 struct Geometry {
-  uint64_t control, meta, ring, index[2], records, heap, file_size;
+  uint64_t control, meta, names, ring, index[2], buckets, records, heap, file_size;
   uint64_t ring_entries;    // a power of two, 0 for a FIFO
   uint64_t index_max_log2;  // words of an index area
+  uint64_t buckets_max;     // bytes, 0 but for an Indexer
   uint64_t max_records;
   uint64_t heap_max;  // bytes
 
   static Geometry of(Kind kind, uint64_t capacity) {
     Geometry g{};
     g.ring_entries =
-        kind == Kind::kStore
-            ? std::bit_floor(capacity / 1024 < 256 ? 256 : capacity / 1024 > 65536 ? 65536
-                                                                                    : capacity / 1024)
-            : 0;
+        kind == Kind::kFifo
+            ? 0
+            : std::bit_floor(capacity / 1024 < 256 ? 256 : capacity / 1024 > 65536 ? 65536
+                                                                                    : capacity / 1024);
     // The least an entry takes is 64 + 32 + some index words; 96 bounds it from below.
     uint64_t records = capacity / 96;
     if (records > 0x7fffffffu) records = 0x7fffffffu;
@@ -264,11 +297,14 @@ struct Geometry {
     g.heap_max = round_up(capacity, kPage);
     g.control = kPage;
     g.meta = g.control + round_up(sizeof(Control), kPage);
-    g.ring = g.meta + round_up(sizeof(Meta), kPage);
+    g.names = g.meta + round_up(sizeof(Meta), kPage);
+    g.ring = g.names + (kind == Kind::kIndexer ? kMaxIndexes * kIndexNameSize : 0);
     g.index[0] = g.ring + round_up(g.ring_entries * sizeof(uint32_t), kPage);
     const uint64_t index_bytes = uint64_t{8} << g.index_max_log2;
     g.index[1] = g.index[0] + index_bytes;
-    g.records = g.index[1] + index_bytes;
+    g.buckets = g.index[1] + index_bytes;
+    g.buckets_max = kind == Kind::kIndexer ? index_bytes : 0;
+    g.records = g.buckets + g.buckets_max;
     g.heap = g.records + g.max_records * sizeof(Record);
     g.file_size = g.heap + g.heap_max;
     return g;

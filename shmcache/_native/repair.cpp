@@ -93,6 +93,8 @@ Status Arena::repair_locked() try {
   const uint64_t started = now_ns();
   Meta& m = segment_->meta();
   const bool fifo = segment_->kind() == Kind::kFifo;
+  const bool indexer = segment_->kind() == Kind::kIndexer;
+  const bool first = m.mutation_seq.load(relaxed) == 0;  // a new arena is formatted, not repaired
   Root root;
   Heap& heap = table_.heap();
   const uint64_t used = table_.records_used();
@@ -109,7 +111,8 @@ Status Arena::repair_locked() try {
   // 1. The truth: settle what a replace left, drop what is damaged.
   uint64_t version = m.version.load(relaxed), live = 0, dropped = 0;
   for (uint64_t i = 0; i < used; ++i) {
-    Record& r = table_.record(RecordNo{static_cast<uint32_t>(i)});
+    const RecordNo number{static_cast<uint32_t>(i)};
+    Record& r = table_.record(number);
     const uint64_t state = r.state.load(relaxed);
     version = std::max(version, version_of(state));
     if (state_of(state) == State::kFree) continue;
@@ -124,10 +127,12 @@ Status Arena::repair_locked() try {
     const uint64_t key_size = r.key_size.load(relaxed), value_size = r.value_size.load(relaxed);
     const HeapOffset extent = r.extent.load(relaxed);
     const uint64_t block = heap.used_block(extent);
-    const uint64_t need = Heap::block_size(round_up(key_size, 8) + round_up(value_size, 8));
+    const uint64_t terms_size = r.terms_size.load(relaxed);
+    const uint64_t need =
+        Heap::block_size(round_up(key_size, 8) + round_up(value_size, 8) + terms_size);
     if (block == 0 || key_size == 0 || key_size > kMaxKeySize ||
         value_size > segment_->geometry().heap_max || block < need || block - need >= 32 ||
-        !starts.set(extent)) {
+        (indexer ? !postings_.well_formed(number) : terms_size != 0) || !starts.set(extent)) {
       kill(r);
       ++dropped;
       continue;
@@ -221,11 +226,17 @@ Status Arena::repair_locked() try {
     note_drained();
   }
 
-  // 5. Figures, and everybody looks again.
+  // 5. Postings, in place: from here on nobody believes what they find in them (P4).
+  if (indexer) {
+    m.mutation_seq.store(m.mutation_seq.load(relaxed) | 1, relaxed);
+    std::atomic_thread_fence(release);
+    if (Status s = postings_.rebuild(); s != Status::kOk) return s;
+  }
+
+  // 6. Figures, and everybody looks again.
   m.live.store(live, relaxed);
   m.tombstones.store(0, relaxed);
   m.used_bytes.store(used_bytes, relaxed);
-  const bool first = m.mutation_seq.load(relaxed) == 0;  // a new arena is formatted, not repaired
   // One more than any: who waits at a version that a crash left behind is told to look again.
   m.version.store(first ? version : version + 1, release);
   m.dropped_records.store(m.dropped_records.load(relaxed) + dropped, relaxed);

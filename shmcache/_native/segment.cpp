@@ -132,7 +132,8 @@ Status read_header(int fd, int lock_fd, uint32_t trusted_uid, Header& header, Fi
   finding.kind = header.kind;
   std::memcpy(finding.codec, header.codec, kCodecNameSize);
   finding.codec[kCodecNameSize - 1] = '\0';
-  if ((header.kind != Kind::kStore && header.kind != Kind::kFifo) ||
+  if ((header.kind != Kind::kStore && header.kind != Kind::kFifo &&
+       header.kind != Kind::kIndexer) ||
       header.capacity < kMinCapacity || header.capacity > kMaxCapacity) {
     return Status::kCorrupt;
   }
@@ -180,7 +181,8 @@ Status Segment::map(Finding& finding) {
 }
 
 Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacity,
-                       std::string_view codec, uint32_t mode, std::unique_ptr<Segment>& out,
+                       std::string_view codec, uint32_t mode,
+                       const std::vector<std::string>& indexes, std::unique_ptr<Segment>& out,
                        Finding& finding) {
   capacity = round_up(capacity, kPage);
   finding.wanted = capacity;
@@ -210,7 +212,7 @@ Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacit
     return got == sizeof magic && magic == kMagic ? Status::kExists : Status::kForeign;
   }
   if (fchmod(fd, mode) != 0) return system_error(finding);
-  Status status = made->initialise(capacity, codec, finding);
+  Status status = made->initialise(capacity, codec, indexes, finding);
   if (status != Status::kOk) {
     (void)!ftruncate(fd, 0);  // who has it open already finds it unfinished
     struct stat named {};
@@ -226,7 +228,8 @@ Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacit
   return Status::kOk;
 }
 
-Status Segment::initialise(uint64_t capacity, std::string_view codec, Finding& finding) {
+Status Segment::initialise(uint64_t capacity, std::string_view codec,
+                           const std::vector<std::string>& indexes, Finding& finding) {
   const Geometry& g = geometry_;
   struct rlimit limit {};
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
@@ -244,18 +247,20 @@ Status Segment::initialise(uint64_t capacity, std::string_view codec, Finding& f
   const uint64_t index_bytes = uint64_t{8} << kIndexMinLog2;
   struct {
     uint64_t offset, size;
-  } const regions[] = {{0, g.index[0]},  // header, control, meta, ring
+  } const regions[] = {{0, g.index[0]},  // header, control, meta, names, ring
                        {g.index[0], index_bytes},
                        {g.index[1], index_bytes},
+                       {g.buckets, g.buckets_max == 0 ? 0 : kPage},
                        {g.records, kPage},
                        {g.heap, kPage}};
   for (auto [offset, size] : regions) {
+    if (size == 0) continue;
     int rc;
     do {
       rc = posix_fallocate(fd_, static_cast<off_t>(offset), static_cast<off_t>(size));
     } while (rc == EINTR);
     if (rc != 0) {
-      finding.wanted = g.index[0] + 2 * index_bytes + 2 * kPage;
+      finding.wanted = g.index[0] + 2 * index_bytes + 3 * kPage;
       struct statvfs vfs {};
       if (fstatvfs(fd_, &vfs) == 0) {
         finding.available = static_cast<uint64_t>(vfs.f_bavail) * vfs.f_frsize;
@@ -287,10 +292,13 @@ Status Segment::initialise(uint64_t capacity, std::string_view codec, Finding& f
 
   // The pages are zero; only what is not zero when empty is set.
   Meta& m = meta();
-  m.root.store(Root{1, kIndexMinLog2, 0}.pack(), std::memory_order_relaxed);
+  const auto count = static_cast<uint32_t>(indexes.size());
+  for (uint32_t i = 0; i < count; ++i) set_index_name(i, indexes[i]);
+  m.root.store(Root{1, kIndexMinLog2, 0, count}.pack(), std::memory_order_relaxed);
   m.index_committed.store(index_bytes, std::memory_order_relaxed);
   m.records_committed.store(kPage / sizeof(Record), std::memory_order_relaxed);
   m.heap_committed.store(kPage, std::memory_order_relaxed);
+  m.buckets_committed.store(g.buckets_max == 0 ? 0 : kPage, std::memory_order_relaxed);
   m.free_record.store(kNoRecord, std::memory_order_relaxed);
   m.queue_head.store(kNoRecord, std::memory_order_relaxed);
   m.queue_tail.store(kNoRecord, std::memory_order_relaxed);
@@ -386,6 +394,7 @@ Segment::~Segment() {
 void Segment::child_after_fork() {
   // Async-signal-safe calls only. If a descriptor cannot be had now, claim_slot tries again.
   owner_id_.store(0, std::memory_order_release);
+  reflector_.store(false, std::memory_order_release);
   if (lock_fd_ >= 0) close(lock_fd_);
   lock_fd_ = reopen(fd_);
   if (lock_fd_ >= 0) set_byte_lock(lock_fd_, F_RDLCK, kAttachByte);
@@ -395,7 +404,8 @@ uint64_t Segment::committed() const {
   const Meta& m = meta();
   return geometry_.index[0] + 2 * m.index_committed.load(std::memory_order_acquire) +
          m.records_committed.load(std::memory_order_acquire) * sizeof(Record) +
-         m.heap_committed.load(std::memory_order_acquire);
+         m.heap_committed.load(std::memory_order_acquire) +
+         m.buckets_committed.load(std::memory_order_acquire);
 }
 
 Status Segment::commit(uint64_t offset, uint64_t size, uint64_t keep) {
@@ -448,6 +458,44 @@ bool Segment::owner_alive(uint32_t id) const {
     return false;  // the slot has a later owner, so this one is gone
   }
   return byte_held(lock_fd_, kOwnerBytes + slot);
+}
+
+bool Segment::claim_reflector() {
+  std::lock_guard guard(registry().mutex);
+  if (lock_fd_ < 0) {  // a forked child that could not have a descriptor
+    lock_fd_ = reopen(fd_);
+    if (lock_fd_ < 0) return false;
+    set_byte_lock(lock_fd_, F_RDLCK, kAttachByte);
+  }
+  // Our own lock does not refuse us.
+  if (is_reflector() || !set_byte_lock(lock_fd_, F_WRLCK, kReflectorByte)) return false;
+  reflector_.store(true, std::memory_order_release);
+  return true;
+}
+
+void Segment::release_reflector() {
+  std::lock_guard guard(registry().mutex);
+  if (!is_reflector()) return;
+  reflector_.store(false, std::memory_order_release);
+  set_byte_lock(lock_fd_, F_UNLCK, kReflectorByte);
+}
+
+bool Segment::reflector_alive() const {
+  return is_reflector() || byte_held(lock_fd_, kReflectorByte);
+}
+
+std::string Segment::index_name(uint32_t number) const {
+  std::string name(kIndexNameSize, '\0');
+  const uint64_t offset = geometry_.names + number * kIndexNameSize;
+  copy_out(name.data(), at<uint64_t>(offset), kIndexNameSize);
+  name.resize(std::min(name.find('\0'), kIndexNameSize));
+  return name;
+}
+
+void Segment::set_index_name(uint32_t number, const std::string& name) {
+  char text[kIndexNameSize] = {};
+  std::memcpy(text, name.data(), std::min(name.size(), kIndexNameSize - 1));
+  copy_in(at<uint64_t>(geometry_.names + number * kIndexNameSize), text, kIndexNameSize);
 }
 
 uint32_t Segment::owner_pid(uint32_t id) const {

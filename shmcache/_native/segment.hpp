@@ -11,6 +11,7 @@
 //   kInitByte      write: who initialises the segment
 //   kAttachByte    read: every attached handle, so whether anybody is attached is one question
 //                  to the kernel, and how many is a count in /proc/locks
+//   kReflectorByte write: the one reflector that fills the arena
 //   kOwnerBytes+i  write: the owner of slot i
 //
 // fork: the child inherits lock_fd, and with it the parent's locks. An atfork handler closes it
@@ -23,6 +24,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "bus_error.hpp"
 #include "layout.hpp"
@@ -32,6 +34,7 @@ namespace shmcache {
 
 constexpr uint64_t kInitByte = uint64_t{1} << 61;
 constexpr uint64_t kAttachByte = kInitByte + 1;
+constexpr uint64_t kReflectorByte = kInitByte + 2;
 constexpr uint64_t kOwnerBytes = kInitByte + 4096;
 
 // What a failed create or attach found, for the error message.
@@ -52,9 +55,11 @@ class Segment {
   // Turn an empty (or half-made) file into a segment with permission bits `mode`. `fd` stays the
   // caller's. `shm_name` is the name that it was opened by. If that fails for want of memory,
   // the name is unlinked while we still hold the initialiser's lock, so nobody else can have made
-  // a segment of it.
+  // a segment of it. `indexes`: the names of an Indexer's first secondary indexes, at most
+  // kMaxIndexes of less than kIndexNameSize bytes.
   static Status create(int fd, const char* shm_name, Kind kind, uint64_t capacity,
-                       std::string_view codec, uint32_t mode, std::unique_ptr<Segment>& out,
+                       std::string_view codec, uint32_t mode,
+                       const std::vector<std::string>& indexes, std::unique_ptr<Segment>& out,
                        Finding& finding);
   // `trusted_uid`: whose file is accepted beside our own and root's, or kNobody.
   static Status attach(int fd, const char* shm_name, Kind kind, std::string_view codec,
@@ -82,6 +87,7 @@ class Segment {
   std::atomic<uint64_t>* index(uint32_t area) const {
     return at<std::atomic<uint64_t>>(geometry_.index[area & 1]);
   }
+  std::atomic<uint64_t>* buckets() const { return at<std::atomic<uint64_t>>(geometry_.buckets); }
   Record* records() const { return at<Record>(geometry_.records); }
   uint64_t* heap() const { return at<uint64_t>(geometry_.heap); }
 
@@ -98,6 +104,17 @@ class Segment {
   uint32_t owner_id() const { return owner_id_.load(std::memory_order_acquire); }
   bool owner_alive(uint32_t owner_id) const;
   uint32_t owner_pid(uint32_t owner_id) const;
+
+  // The reflector's seat: held until it is given back or the process ends. False: it is taken.
+  bool claim_reflector();
+  void release_reflector();
+  bool reflector_alive() const;  // ours or another's
+  bool is_reflector() const { return reflector_.load(std::memory_order_acquire); }
+
+  // The name of a secondary index; `number` is below that of the root.
+  std::string index_name(uint32_t number) const;
+  // REQUIRES: the lock is held, and the root does not count the index yet.
+  void set_index_name(uint32_t number, const std::string& name);
 
   // Which file this is, whatever its name stands for by now.
   uint64_t device() const { return device_; }
@@ -120,7 +137,8 @@ class Segment {
   }
   Status open_descriptors(int fd, Finding& finding);
   Status map(Finding& finding);
-  Status initialise(uint64_t capacity, std::string_view codec, Finding& finding);
+  Status initialise(uint64_t capacity, std::string_view codec,
+                    const std::vector<std::string>& indexes, Finding& finding);
 
   std::byte* base_ = nullptr;
   Geometry geometry_{};
@@ -136,6 +154,7 @@ class Segment {
   std::atomic<bool> superseded_{false};
   std::atomic<uint64_t> next_look_ns_{0};
   std::atomic<uint32_t> owner_id_{0};
+  std::atomic<bool> reflector_{false};
 };
 
 }  // namespace shmcache

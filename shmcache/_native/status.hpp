@@ -20,6 +20,7 @@ enum class Status : uint8_t {
   kArenaFull,     // the committed bytes would pass the capacity
   kNoSpace,       // the file system (or the process's file size limit) gives no more pages
   kKeySize,       // a key of 0 bytes or of more than kMaxKeySize
+  kReindexed,     // the arena has other secondary indexes than these terms were made for
   kReadOnly,      // a write through a handle without write access
   kLockTimeout,   // a living process holds the lock
   kNoSlot,        // every owner slot belongs to a living process
@@ -27,7 +28,7 @@ enum class Status : uint8_t {
   kSuperseded,    // another arena has the name by now
   kForeign,       // not a segment of ours
   kWrongLayout,   // ours, of another layout version or machine
-  kWrongKind,     // a Store where a FIFO was asked for, or the other way round
+  kWrongKind,     // a Store where a FIFO was asked for, or the like
   kWrongCodec,    // its payloads are of another codec
   kInsecure,      // owner, mode, type or link count are not what they must be
   kCorrupt,       // an invariant is broken

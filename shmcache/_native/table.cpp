@@ -41,11 +41,15 @@ bool Table::watermarks_ok() const {
   const Meta& m = segment_.meta();
   const uint64_t index = m.index_committed.load(acquire), heap = m.heap_committed.load(acquire);
   const uint64_t records = m.records_committed.load(acquire);
+  const uint64_t buckets = m.buckets_committed.load(acquire);
   Root now;
   return index % kPage == 0 && index <= uint64_t{8} << g.index_max_log2 && heap % kPage == 0 &&
          heap != 0 && heap <= g.heap_max && records <= g.max_records &&
          records * sizeof(Record) % kPage == 0 && m.records_used.load(acquire) <= records &&
-         m.live.load(acquire) <= records && root(now) == Status::kOk;
+         buckets % kPage == 0 && buckets <= g.buckets_max &&
+         (g.buckets_max == 0 || std::has_single_bit(buckets)) &&
+         m.live.load(acquire) <= records && root(now) == Status::kOk &&
+         now.indexes <= (g.buckets_max == 0 ? 0 : kMaxIndexes);
 }
 
 // P4, the writer's half of a seqlock.
@@ -88,10 +92,12 @@ Status Table::peek(RecordNo number, Hit& hit) const {
   hit.state = state;
   hit.key_size = r.key_size.load(relaxed);
   hit.value_size = r.value_size.load(relaxed);
+  hit.terms_size = r.terms_size.load(relaxed);
   const uint64_t extent = raw(r.extent.load(relaxed)), end = heap_.committed();
   const bool fits = hit.key_size <= kMaxKeySize && extent % 8 == 0 && extent <= end &&
-                    hit.value_size <= end &&
-                    round_up(hit.key_size, 8) + round_up(hit.value_size, 8) <= end - extent;
+                    hit.value_size <= end && hit.terms_size % 8 == 0 &&
+                    round_up(hit.key_size, 8) + round_up(hit.value_size, 8) + hit.terms_size <=
+                        end - extent;
   std::atomic_thread_fence(acquire);
   if (r.state.load(relaxed) != state) return Status::kBusy;
   if (!fits) return Status::kCorrupt;
@@ -270,9 +276,9 @@ Status Table::clear_spare(uint32_t log2, Spare& spare) {
   return Status::kOk;
 }
 
-void Table::publish_root(const Spare& spare) {
+void Table::publish_root(const Spare& spare, uint32_t indexes) {
   Meta& m = segment_.meta();
-  m.root.store(Root{root().generation + 1, spare.log2, spare.area}.pack(), release);  // P3
+  m.root.store(Root{root().generation + 1, spare.log2, spare.area, indexes}.pack(), release);  // P3
 }
 
 Status Table::reserve_index(uint64_t count) {
@@ -338,11 +344,13 @@ void Table::give_record(RecordNo number) {
   m.free_record.store(number, relaxed);
 }
 
-Status Table::prepare(const Key& key, Bytes value, RecordNo& fresh) {
+Status Table::prepare(const Key& key, Bytes value, uint64_t terms_size, RecordNo& fresh) {
   HeapOffset extent;
   const uint64_t key_bytes = round_up(key.size, 8);
-  if (value.size > segment_.geometry().heap_max) return Status::kArenaFull;
-  if (Status s = heap_.allocate(key_bytes + round_up(value.size, 8), extent); s != Status::kOk) {
+  const uint64_t most = segment_.geometry().heap_max;
+  if (value.size > most || terms_size > most || terms_size > UINT32_MAX) return Status::kArenaFull;
+  if (Status s = heap_.allocate(key_bytes + round_up(value.size, 8) + terms_size, extent);
+      s != Status::kOk) {
     return s;
   }
   if (Status s = take_record(fresh); s != Status::kOk) {
@@ -357,6 +365,7 @@ Status Table::prepare(const Key& key, Bytes value, RecordNo& fresh) {
   r.extent.store(extent, relaxed);
   r.value_size.store(value.size, relaxed);
   r.key_size.store(key.size, relaxed);
+  r.terms_size.store(static_cast<uint32_t>(terms_size), relaxed);
   r.txn.store(0, relaxed);
   return Status::kOk;
 }

@@ -53,9 +53,11 @@ struct Hit {
   uint64_t state = 0;
   uint64_t key_size = 0;
   uint64_t value_size = 0;
+  uint64_t terms_size = 0;
   const uint64_t* extent = nullptr;
 
   const uint64_t* value() const { return extent + round_up(key_size, 8) / 8; }
+  const uint64_t* terms() const { return value() + round_up(value_size, 8) / 8; }
 };
 
 class Table {
@@ -91,8 +93,9 @@ class Table {
   Status locate(const Key& key, Place& place) const;
   // Make room in the index for `count` more words. May publish a new index: locate again.
   Status reserve_index(uint64_t count);
-  // A FREE record and an extent with this content, unpublished. All or nothing.
-  Status prepare(const Key& key, Bytes value, RecordNo& fresh);
+  // A FREE record and an extent with this content, unpublished. All or nothing. `terms_size` bytes
+  // after the payload are left for the caller to fill.
+  Status prepare(const Key& key, Bytes value, uint64_t terms_size, RecordNo& fresh);
   Status discard(RecordNo fresh);
   // prepare's record goes live in place of `place.record`, or as a new key.
   Status publish(RecordNo fresh, const Place& place);
@@ -116,7 +119,8 @@ class Table {
   // Where `key` is or would go in the spare area.
   Status locate_in(const Spare& spare, const Key& key, Place& place) const;
   static Status place_in(const Spare& spare, uint64_t hash, RecordNo record);
-  void publish_root(const Spare& spare);
+  void publish_root(const Spare& spare) { publish_root(spare, root().indexes); }
+  void publish_root(const Spare& spare, uint32_t indexes);
 
   Root root() const;
   // The root, if it names an area that is committed.

@@ -1,10 +1,11 @@
-// The checker: walks a whole arena and says which of the invariants I1 to I10 (layout.hpp) do
+// The checker: walks a whole arena and says which of the invariants I1 to I11 (layout.hpp) do
 // not hold. Tests, crash tests and `shmcache check` all call it. It trusts nothing: every number
 // it follows is bounded first. It stops adding sentences after kMost of them.
 #include <algorithm>
 #include <new>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "arena.hpp"
 #include "guard.hpp"
@@ -13,8 +14,8 @@ namespace shmcache {
 
 class Verifier {
  public:
-  Verifier(Segment& segment, Table& table, std::vector<std::string>& out)
-      : segment_(segment), table_(table), meta_(segment.meta()), out_(out) {}
+  Verifier(Segment& segment, Table& table, Postings& postings, std::vector<std::string>& out)
+      : segment_(segment), table_(table), postings_(postings), meta_(segment.meta()), out_(out) {}
 
   void run() {
     watermarks();
@@ -24,6 +25,7 @@ class Verifier {
     heap();
     free_records();
     if (segment_.kind() == Kind::kFifo) queue();
+    if (segment_.kind() == Kind::kIndexer) postings();
     counters();
   }
 
@@ -230,6 +232,53 @@ class Verifier {
     if (last_seq >= meta_.next_seq.load(relaxed)) bad("I7", "the next position is already taken");
   }
 
+  void postings() {
+    std::unordered_map<uint64_t, bool> nodes;  // of live records -> seen in a list
+    for (uint64_t i = 0; i < table_.records_used(); ++i) {
+      const RecordNo number{static_cast<uint32_t>(i)};
+      Hit hit;
+      if (state_of(table_.record(number).state.load(relaxed)) != State::kLive ||
+          table_.peek(number, hit) != Status::kOk) {
+        continue;
+      }
+      if (!postings_.well_formed(number)) bad("I11", "index values of record " + n(i));
+      for (NodeOffset node : postings_.nodes_of(hit)) nodes.emplace(raw(node), false);
+    }
+    uint64_t lists = 0, listed = 0;
+    std::vector<std::vector<NodeOffset>> leaders(postings_.buckets());
+    const Status walked = postings_.visit([&](uint64_t bucket, const std::vector<NodeOffset>& list) {
+      ++lists;
+      const NodeOffset leader = list.front();
+      if (postings_.bucket_of(leader) != bucket) {
+        bad("I11", "the list of node " + n(raw(leader)) + " is in bucket " + n(bucket));
+      }
+      for (NodeOffset other : leaders[bucket]) {
+        if (postings_.same_term(leader, other)) bad("I11", "two lists of one value");
+      }
+      leaders[bucket].push_back(leader);
+      for (NodeOffset node : list) {
+        const auto known = nodes.find(raw(node));
+        if (known == nodes.end()) {
+          bad("I11", "node " + n(raw(node)) + " is listed and of no live record");
+        } else if (std::exchange(known->second, true)) {
+          bad("I11", "node " + n(raw(node)) + " is listed twice");
+        } else {
+          ++listed;
+        }
+        if (!postings_.same_term(leader, node)) {
+          bad("I11", "node " + n(raw(node)) + " is in the list of another value");
+        }
+      }
+    });
+    if (walked != Status::kOk) bad("I11", "a list leads nowhere");
+    if (listed != nodes.size()) {
+      bad("I11", n(listed) + " of " + n(nodes.size()) + " index values are in a list");
+    }
+    if (lists != meta_.index_values.load(relaxed)) {
+      bad("I11", n(lists) + " lists, counted " + n(meta_.index_values.load(relaxed)));
+    }
+  }
+
   void counters() {
     if (meta_.live.load(relaxed) != live_) {
       bad("I8", n(live_) + " live records, counted " + n(meta_.live.load(relaxed)));
@@ -242,6 +291,7 @@ class Verifier {
 
   Segment& segment_;
   Table& table_;
+  Postings& postings_;
   Meta& meta_;
   std::vector<std::string>& out_;
   uint64_t live_ = 0;
@@ -259,7 +309,7 @@ Status Arena::check(uint64_t deadline, std::vector<std::string>& violations) {
     return Status::kOk;
   }
   try {
-    Verifier(*segment_, table_, violations).run();
+    Verifier(*segment_, table_, postings_, violations).run();
   } catch (const std::bad_alloc&) {
     return Status::kNoMemory;
   }

@@ -1,4 +1,4 @@
-"""What every kind of store does alike: one suite over Store and FIFO, writable and by name."""
+"""What every kind of store does alike: one suite over Store, Indexer and FIFO."""
 
 from __future__ import annotations
 
@@ -13,7 +13,20 @@ import pytest
 import shmcache
 from shmcache import FIFO, Store
 
-KINDS = [Store, FIFO]
+
+class Indexer(shmcache.Indexer):
+    """Without indexes, so that it takes any object and any payload, as the others do."""
+
+    @classmethod
+    def create(cls, name: str | None = None, **options: Any) -> Any:
+        return super().create(name, indexers={}, **options)
+
+    @classmethod
+    def open(cls, name: str, **options: Any) -> Any:
+        return super().open(name, indexers={}, **options)
+
+
+KINDS = [Store, Indexer, FIFO]
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)

@@ -49,11 +49,12 @@ inline int anonymous_file() {
 }
 
 inline std::unique_ptr<shmcache::Arena> create(int fd, shmcache::Kind kind,
-                                               uint64_t capacity = 64 << 20) {
+                                               uint64_t capacity = 64 << 20,
+                                               const std::vector<std::string>& indexes = {}) {
   std::unique_ptr<shmcache::Segment> segment;
   shmcache::Finding finding;
   auto status = shmcache::Segment::create(fd, "/shmcache.core-test-has-no-name", kind, capacity,
-                                          "raw", 0600, segment, finding);
+                                          "raw", 0600, indexes, segment, finding);
   if (status != shmcache::Status::kOk) fail(__FILE__, __LINE__, "create");
   auto arena = std::make_unique<shmcache::Arena>(std::move(segment));
   const uint64_t deadline = shmcache::now_ns() + 10'000'000'000u;
@@ -85,6 +86,56 @@ inline void put(shmcache::Arena& arena, const std::string& key, const std::strin
       !wrote) {
     fail(__FILE__, __LINE__, "put " + key);
   }
+}
+
+// "0=red 1=big" as index functions would have given it.
+inline std::string packed(const std::string& terms) {
+  std::string out;
+  for (size_t at = 0; at < terms.size();) {
+    const size_t end = std::min(terms.find(' ', at), terms.size());
+    const auto index = static_cast<uint16_t>(terms[at] - '0');
+    const auto size = static_cast<uint16_t>(end - at - 2);
+    out.append(reinterpret_cast<const char*>(&index), 2);
+    out.append(reinterpret_cast<const char*>(&size), 2);
+    out.append(terms, at + 2, size);
+    at = end + 1;
+  }
+  return out;
+}
+
+// An entry of an arena with two indexes. What it points to is the caller's.
+inline shmcache::Entry entry(const std::string& key, const std::string& value,
+                             const std::string& packed_terms, uint32_t indexes = 2) {
+  shmcache::Entry made{key, {value.data(), value.size()}, packed_terms, 0, indexes};
+  if (!shmcache::Postings::measure(packed_terms, indexes, made.terms_size)) {
+    fail(__FILE__, __LINE__, "terms of " + key);
+  }
+  return made;
+}
+
+inline void put(shmcache::Arena& arena, const std::string& key, const std::string& value,
+                const std::string& terms, uint32_t indexes = 2) {
+  bool wrote = false;
+  const std::string text = packed(terms);
+  if (arena.upsert(entry(key, value, text, indexes), shmcache::Upsert::kAlways, soon(), wrote) !=
+      shmcache::Status::kOk) {
+    fail(__FILE__, __LINE__, "put " + key);
+  }
+}
+
+// The keys of the entries with a value, sorted.
+inline std::vector<std::string> keys_of(shmcache::Arena& arena, uint32_t index,
+                                        std::string_view value) {
+  std::vector<shmcache::Arena::Found> found;
+  std::unordered_map<uint32_t, shmcache::Item> copies;
+  if (arena.select(index, {value}, [](shmcache::RecordNo, uint64_t) { return true; }, false,
+                   soon(), found, copies) != shmcache::Status::kOk) {
+    fail(__FILE__, __LINE__, "select");
+  }
+  std::vector<std::string> keys;
+  for (const auto& [record, item] : copies) keys.emplace_back(item.key());
+  std::sort(keys.begin(), keys.end());
+  return keys;
 }
 
 inline void drop(shmcache::Arena& arena, const std::string& key) {

@@ -133,28 +133,28 @@ CASE(repair_settles_by_the_rule, "what each step of an operation leaves becomes 
   // add: published, not indexed -> there.
   RecordNo fresh;
   const Key added = arena->table().key("added", 5);
-  CHECK(arena->table().prepare(added, {"new", 3}, fresh) == Status::kOk);
+  CHECK(arena->table().prepare(added, {"new", 3}, 0, fresh) == Status::kOk);
   Record& f = arena->table().record(fresh);
   f.state.store(make_state(arena->version() + 5, State::kLive));
   // add: prepared, not published -> not there.
   RecordNo unborn;
-  CHECK(arena->table().prepare(arena->table().key("unborn", 6), {"x", 1}, unborn) == Status::kOk);
+  CHECK(arena->table().prepare(arena->table().key("unborn", 6), {"x", 1}, 0, unborn) == Status::kOk);
   // update: the new one live, the old one not yet dead -> new.
   RecordNo update;
-  CHECK(arena->table().prepare(arena->table().key("a", 1), {"new", 3}, update) == Status::kOk);
+  CHECK(arena->table().prepare(arena->table().key("a", 1), {"new", 3}, 0, update) == Status::kOk);
   arena->table().record(update).state.store(make_state(arena->version() + 6, State::kLive));
   // delete: dead, still indexed -> gone.
   Record& deleted = record_of_key(*arena, "b");
   deleted.state.store(make_state(version_of(deleted.state.load()), State::kFree));
   // replace, before the root moved: staged and doomed are as if it had never begun.
   RecordNo staged;
-  CHECK(arena->table().prepare(arena->table().key("staged", 6), {"x", 1}, staged) == Status::kOk);
+  CHECK(arena->table().prepare(arena->table().key("staged", 6), {"x", 1}, 0, staged) == Status::kOk);
   arena->table().record(staged).txn.store(generation + 1);
   arena->table().record(staged).state.store(make_state(arena->version() + 7, State::kStaged));
   record_of_key(*arena, "c").txn.store(generation + 1);
   // replace, after the root moved.
   RecordNo committed;
-  CHECK(arena->table().prepare(arena->table().key("committed", 9), {"new", 3}, committed) ==
+  CHECK(arena->table().prepare(arena->table().key("committed", 9), {"new", 3}, 0, committed) ==
         Status::kOk);
   arena->table().record(committed).txn.store(generation);
   arena->table().record(committed).state.store(make_state(arena->version() + 8, State::kStaged));

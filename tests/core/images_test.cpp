@@ -20,7 +20,8 @@ using harness::soon;
 
 namespace {
 
-// Keys in queue order for a FIFO, in key order for a Store.
+// Keys in queue order for a FIFO, in key order for the others. The value of an Indexer's entry
+// ends with its index values.
 using Content = std::vector<std::pair<std::string, std::string>>;
 using Operation = std::function<void(Arena&)>;
 
@@ -37,6 +38,7 @@ std::vector<Range> ranges(const Segment& segment, bool grows) {
           {g.meta, g.index[0] - g.meta},
           {g.index[0], grows ? index : index / 2},
           {g.index[1], grows ? index : index / 2},
+          {g.buckets, segment.meta().buckets_committed.load() * (grows ? 4 : 1)},
           {g.records, segment.meta().records_committed.load() * sizeof(Record) + kPage},
           {g.heap, segment.meta().heap_committed.load() + (grows ? 72 << 10 : 0)}};
 }
@@ -109,6 +111,57 @@ std::vector<Image> step(Arena& arena, const std::vector<Range>& parts, const Ope
   return images;
 }
 
+bool indexed(const Arena& arena) {
+  return const_cast<Arena&>(arena).segment().kind() == Kind::kIndexer;
+}
+
+// What an entry has in the indexes, as put() takes it.
+std::vector<std::string> terms_of(Arena& arena, const Hit& hit) {
+  const Postings postings(arena.segment(), arena.table());
+  std::vector<std::string> terms;
+  for (uint32_t index = 0; index < kMaxIndexes; ++index) {
+    std::set<std::string> values;
+    postings.collect(hit, index, values);
+    for (const std::string& value : values) terms.push_back(std::to_string(index) + "=" + value);
+  }
+  return terms;
+}
+
+std::string joined(const std::vector<std::string>& terms) {
+  std::string text;
+  for (const std::string& term : terms) text += " " + term;
+  return text;
+}
+
+// Whether every index leads from each value to the entries that have it, and knows no other value.
+bool indexes_agree(Arena& arena) {
+  std::map<std::string, std::vector<std::string>> expected;  // "0=red" -> keys
+  View view;
+  std::unordered_map<uint32_t, Item> copies;
+  CHECK(arena.refresh(view, [](RecordNo, uint64_t) { return true; }, false, soon(), copies) ==
+        Status::kOk);
+  for (const auto& [record, item] : copies) {
+    Hit hit;
+    CHECK(arena.table().peek(RecordNo{record}, hit) == Status::kOk);
+    for (const std::string& term : terms_of(arena, hit)) {
+      expected[term].emplace_back(item.key());
+    }
+  }
+  std::map<std::string, std::vector<std::string>> found;
+  for (uint32_t index = 0; index < arena.table().root().indexes; ++index) {
+    std::vector<std::string> values;
+    CHECK(arena.index_values(index, soon(), values) == Status::kOk);
+    for (const std::string& value : values) {
+      if (!found.emplace(std::to_string(index) + "=" + value,
+                         harness::keys_of(arena, index, value)).second) {
+        return false;  // one value, listed twice
+      }
+    }
+  }
+  for (auto& [term, keys] : expected) std::sort(keys.begin(), keys.end());
+  return found == expected;
+}
+
 Content content(Arena& arena) {
   Content found;
   if (arena.segment().kind() == Kind::kFifo) {
@@ -121,7 +174,13 @@ Content content(Arena& arena) {
   std::unordered_map<uint32_t, Item> copies;
   CHECK(arena.refresh(view, [](RecordNo, uint64_t) { return true; }, true, soon(), copies) ==
         Status::kOk);
-  for (const auto& [record, item] : copies) found.emplace_back(item.key(), item.value());
+  for (const auto& [record, item] : copies) {
+    std::string value(item.value());
+    if (Hit hit; indexed(arena) && arena.table().peek(RecordNo{record}, hit) == Status::kOk) {
+      value += joined(terms_of(arena, hit));
+    }
+    found.emplace_back(item.key(), value);
+  }
   std::sort(found.begin(), found.end());
   return found;
 }
@@ -153,7 +212,9 @@ std::string judge(const Image& image, const std::vector<Range>& parts, const Geo
       const Status s = reader->find(key, hit);
       if (s == Status::kOk) {
         value.assign(hit.value_size, '\0');
-        if (!reader->table().read_value(hit, value.data())) wrong = "torn: " + key;
+        const bool whole = reader->table().read_value(hit, value.data());
+        if (!whole) wrong = "torn: " + key;
+        if (whole && indexed(*reader)) value += joined(terms_of(*reader, hit));
       } else if (s != Status::kMiss) {
         wrong = "cannot read " + key;
       }
@@ -173,6 +234,9 @@ std::string judge(const Image& image, const std::vector<Range>& parts, const Geo
     if (std::find(allowed.begin(), allowed.end(), listed) == allowed.end()) {
       wrong = "before repair, list is neither old nor new";
     }
+    if (indexed(*reader) && !indexes_agree(*reader)) {
+      wrong = "before repair, the indexes are not those of the entries";
+    }
   }
   auto arena = harness::attach(fd, kind);
   bool was_there;
@@ -182,8 +246,13 @@ std::string judge(const Image& image, const std::vector<Range>& parts, const Geo
   if (std::find(allowed.begin(), allowed.end(), after) == allowed.end()) {
     wrong = "after repair, the content is neither old nor new";
   }
+  if (indexed(*arena) && !indexes_agree(*arena)) {
+    wrong = "after repair, the indexes are not those of the entries";
+  }
   bool wrote = false;
-  if (arena->upsert({"works", {"again", 5}}, Upsert::kAlways, soon(), wrote) != Status::kOk) {
+  const std::string no_terms;
+  const Entry works = harness::entry("works", "again", no_terms, arena->table().root().indexes);
+  if (arena->upsert(works, Upsert::kAlways, soon(), wrote) != Status::kOk) {
     wrong = "after repair, it cannot be written";
   }
   close(fd);
@@ -197,6 +266,7 @@ struct Scenario {
   Operation operation;
   bool atomic = true;  // readers never see a part of it
   bool grows = false;  // commits memory
+  size_t every = 1;    // image of so many, where they are many and much the same
 };
 
 void replace(Arena& arena, const Content& with) {
@@ -209,6 +279,47 @@ void four(Arena& arena) {
   for (const char* key : {"a", "b", "c", "d"}) put(arena, key, std::string("old ") + key);
   put(arena, "gone", "x");
   drop(arena, "gone");  // free lists and tombstones are not empty
+}
+
+void four_indexed(Arena& arena) {
+  put(arena, "a", "old a", "0=red 1=big");
+  put(arena, "b", "old b", "0=red 1=small");
+  put(arena, "c", "old c", "0=blue");
+  put(arena, "d", "old d", "");
+  put(arena, "gone", "x", "0=red 1=gone");
+  drop(arena, "gone");
+}
+
+void replace_indexed(Arena& arena) {
+  const std::string red = harness::packed("0=red 1=big"), green = harness::packed("0=green");
+  const std::string a = "old a", b = "changed", c = "old c";
+  const std::vector<Entry> entries = {harness::entry("a", a, red), harness::entry("b", b, green),
+                                      harness::entry("c", c, green),
+                                      harness::entry("new", b, red)};
+  CHECK(arena.replace(entries, "rv", soon()) == Status::kOk);
+}
+
+// One index more: each entry is found in it under its first letter.
+void reindex(Arena& arena) {
+  const uint32_t had = arena.table().root().indexes;
+  std::unordered_map<uint64_t, std::string> terms;
+  for (;;) {
+    std::vector<Arena::Missing> missing;
+    const Status s = arena.reindex({"letter"}, had, terms, soon(), missing);
+    if (s == Status::kOk) return;
+    CHECK(s == Status::kMiss && !missing.empty());
+    for (const auto& [version, item] : missing) {
+      terms[version] =
+          harness::packed(std::to_string(had) + "=" + std::string(item.key().substr(0, 1)));
+    }
+  }
+}
+
+// So many values that one more passes the buckets of a new arena.
+void many_values(Arena& arena) {
+  for (int i = 0; i < 512; ++i) {
+    put(arena, "k" + std::to_string(i), "", "0=" + std::to_string(i));
+  }
 }
 
 // A value that does not fit into the page of heap that a new arena has: the heap grows.
@@ -272,6 +383,17 @@ const std::vector<Scenario>& scenarios() {
        [](Arena& a) {
          replace(a, {{"z", "1"}, {"b", "changed"}, {"z", "2"}, {"a", "old a"}});
        }},
+      {"add to an indexer", Kind::kIndexer, four_indexed,
+       [](Arena& a) { put(a, "new", "value", "0=blue 1=new"); }},
+      {"update in an indexer", Kind::kIndexer, four_indexed,
+       [](Arena& a) { put(a, "a", "new a", "0=blue 1=big 1=bold"); }},
+      {"delete in an indexer", Kind::kIndexer, four_indexed, [](Arena& a) { drop(a, "b"); }},
+      {"replace of an indexer", Kind::kIndexer, four_indexed, replace_indexed},
+      {"one index more", Kind::kIndexer, four_indexed, reindex, true, true},
+      {"more buckets", Kind::kIndexer, many_values,
+       [](Arena& a) { put(a, "new", "value", "0=red"); }, true, true, 16},
+      {"bookmark", Kind::kStore, four,
+       [](Arena& a) { CHECK(a.bookmark("the next version", soon()) == Status::kOk); }},
   };
   return all;
 }
@@ -295,6 +417,12 @@ std::vector<Content> outcomes(const Scenario& scenario, Arena& before, Arena& af
   return allowed;
 }
 
+std::unique_ptr<Arena> created(int fd, Kind kind) {
+  using Names = std::vector<std::string>;
+  return harness::create(fd, kind, 1 << 20,
+                         kind == Kind::kIndexer ? Names{"colour", "size"} : Names{});
+}
+
 struct Run {
   int fd, fd_after;
   std::unique_ptr<Arena> arena, after;
@@ -304,15 +432,15 @@ struct Run {
 
   Run(const Scenario& scenario, const Operation& operation) {
     fd = harness::anonymous_file();
-    arena = harness::create(fd, scenario.kind, 1 << 20);
+    arena = created(fd, scenario.kind);
     scenario.prepare(*arena);
     fd_after = harness::anonymous_file();
-    after = harness::create(fd_after, scenario.kind, 1 << 20);
+    after = created(fd_after, scenario.kind);
     scenario.prepare(*after);
     scenario.operation(*after);
     allowed = outcomes(scenario, *arena, *after);
     parts = ranges(arena->segment(), scenario.grows);
-    images = step(*arena, parts, operation);
+    images = step(*arena, parts, operation, scenario.every);
   }
   ~Run() {
     close(fd);
@@ -348,7 +476,8 @@ namespace {
 void judge_repairs(size_t samples, size_t every) {
   size_t all_first = 0, all_second = 0;
   for (const Scenario& scenario : scenarios()) {
-    if (std::string_view(scenario.name) == "add with a new index") continue;  // long to step
+    const std::string_view name = scenario.name;
+    if (name == "add with a new index" || name == "more buckets") continue;  // long to step
     Run run(scenario, scenario.operation);
     const Geometry geometry = run.arena->segment().geometry();
     size_t first = 0, second = 0;

@@ -29,7 +29,7 @@ void same(Arena& arena, const std::map<std::string, std::string>& model) {
 
 }  // namespace
 
-CASE(store_like_a_map, "random writes leave the content of a map and a whole arena (I1-I10)") {
+CASE(store_like_a_map, "random writes leave the content of a map and a whole arena (I1 to I10)") {
   int fd = harness::anonymous_file();
   auto arena = harness::create(fd, Kind::kStore);
   std::map<std::string, std::string> model;

@@ -32,7 +32,7 @@ STEPPED = {"every_crash_image", "every_crash_image_of_repair", "crash_images_sho
 THREADS = {
     "readers_never_miss_or_tear", "replace_is_one_instant", "one_delivery", "store_like_a_map",
     "fifo_like_a_deque", "ten_thousand_repairs_hide_nothing", "counts_come_round",
-    "one_item_wakes_no_herd",
+    "one_item_wakes_no_herd", "readers_of_an_index_see_one_instant",
 }  # fmt: skip
 # Many operations, which say more in a build as users have it.
 LONG = {"a_million_entries", "ten_million_changes_stay_in_bounds"}

@@ -24,7 +24,7 @@ class LockWord:
     """Of the arena ``name``."""
 
     def __init__(self, name: str) -> None:
-        assert _core.LAYOUT_VERSION == 2, "the offsets above are those of layout 2"
+        assert _core.LAYOUT_VERSION == 3, "the offsets above are those of layout 3"
         with Path(f"/dev/shm/shmcache.{name}").open("rb") as file:
             self._map = mmap.mmap(file.fileno(), _SLOTS + 4096, prot=mmap.PROT_READ)
 
