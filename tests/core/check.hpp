@@ -104,11 +104,11 @@ inline std::string packed(const std::string& terms) {
 }
 
 // An entry of an arena with two indexes. What it points to is the caller's.
-inline shmcache::Entry entry(const std::string& key, const std::string& value,
-                             const std::string& packed_terms, uint32_t indexes = 2) {
+inline shmcache::Entry entry(std::string_view key, std::string_view value,
+                             std::string_view packed_terms, uint32_t indexes = 2) {
   shmcache::Entry made{key, {value.data(), value.size()}, packed_terms, 0, indexes};
   if (!shmcache::Postings::measure(packed_terms, indexes, made.terms_size)) {
-    fail(__FILE__, __LINE__, "terms of " + key);
+    fail(__FILE__, __LINE__, "terms of " + std::string(key));
   }
   return made;
 }
