@@ -42,6 +42,7 @@ from shmcache._errors import (
     LockTimeoutError,
     NotFoundError,
     ReadOnlyError,
+    ReflectorRunningError,
     SelectorError,
     ShmCacheError,
     ShutDown,
@@ -59,10 +60,20 @@ from shmcache._ports import (
     ListerStore,
     ListerWatcher,
     ListFunc,
+    ReflectorSeat,
     ReflectorStore,
     WatchFunc,
 )
-from shmcache._types import ArenaInfo, Event, ListOptions, ListResult, Stats, WatchOptions
+from shmcache._types import (
+    ArenaInfo,
+    Event,
+    ListOptions,
+    ListResult,
+    ReflectorStats,
+    ReflectorStatus,
+    Stats,
+    WatchOptions,
+)
 from shmcache.codecs import MsgpackCodec, MsgspecCodec, RawCodec
 from shmcache.fifo import FIFO
 from shmcache.indexer import Indexer
@@ -74,7 +85,7 @@ from shmcache.keys import (
 from shmcache.listers import StoreToNodeLister, StoreToPodLister, StoreToServiceLister
 from shmcache.listwatch import ListWatch
 from shmcache.poller import Poller, PollerStats
-from shmcache.reflector import Reflector, ReflectorStats
+from shmcache.reflector import Reflector
 from shmcache.selectors import FieldSelector, LabelSelector, Selector
 from shmcache.sources.kubernetes import list_watch_from_client
 from shmcache.store import Store
@@ -128,7 +139,10 @@ __all__ = [
     "RawCodec",
     "ReadOnlyError",
     "Reflector",
+    "ReflectorRunningError",
+    "ReflectorSeat",
     "ReflectorStats",
+    "ReflectorStatus",
     "ReflectorStore",
     "Selector",
     "SelectorError",

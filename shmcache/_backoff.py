@@ -1,6 +1,6 @@
-"""How long to wait before trying again: exponential, capped, jittered.
+"""How long to wait before trying again, and for how long to try: exponential, capped, jittered.
 
-It computes delays and never waits itself; the clock and the random source are arguments, so
+It computes and never waits itself; the clock and the random source are arguments, so
 that a test decides both. May import: nothing of shmcache.
 """
 
@@ -10,7 +10,7 @@ import random as _random
 import time
 from collections.abc import Callable
 
-__all__ = ["Backoff"]
+__all__ = ["Backoff", "RetryWindow"]
 
 
 class Backoff:
@@ -71,3 +71,37 @@ class Backoff:
         base = self._base
         self._base = min(base * self._factor, self._cap)
         return base * (1.0 + self._jitter * self._random())
+
+
+class RetryWindow:
+    """Says whether an error may still be answered by the same try again.
+
+    Errors may be for ``seconds`` from the first of them, and never if that is 0. A quiet time
+    of ``reset_after`` seconds makes the next error the first of a new window. The rule is that
+    of client-go's ``RetryWithDeadline``, which knows no pauses: here they are no quiet time, or
+    a long one would open a new window each time.
+
+    >>> now = iter([0.0, 20.0, 31.0])
+    >>> window = RetryWindow(30.0, clock=lambda: next(now))
+    >>> [window.admits(quiet=1.0) for _ in range(3)]
+    [True, True, False]
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        reset_after: float = 60.0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._seconds = seconds
+        self._reset_after = reset_after
+        self._clock = clock
+        self._first: float | None = None
+
+    def admits(self, quiet: float) -> bool:
+        """Return whether an error that came after ``quiet`` good seconds is in the window."""
+        now = self._clock()
+        if self._first is None or quiet >= self._reset_after:
+            self._first = now
+        return self._seconds > 0 and now - self._first <= self._seconds

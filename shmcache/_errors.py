@@ -17,6 +17,7 @@
     ├── IndexFuncError        (ValueError)         an index function failed, or gave no list of str
     ├── NotFoundError         (KeyError)           a lister has not what was asked for by name
     ├── LockTimeoutError      (TimeoutError)       a living process holds the lock too long
+    ├── ReflectorRunningError                      the store has a living reflector already
     ├── SelectorError         (ValueError)         a label or field selector that cannot be parsed
     ├── ShutDown              (queue.ShutDown)*    pop after shutdown() on an empty FIFO
     └── ApiError                                   the watched server answered with an error
@@ -52,6 +53,7 @@ __all__ = [
     "LockTimeoutError",
     "NotFoundError",
     "ReadOnlyError",
+    "ReflectorRunningError",
     "SelectorError",
     "ShmCacheError",
     "ShutDown",
@@ -158,6 +160,14 @@ class LockTimeoutError(ShmCacheError, TimeoutError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _plain_error, (type(self), str(self), vars(self))
+
+
+class ReflectorRunningError(ShmCacheError):
+    """The store has a living reflector already, in the process ``pid`` (0 if that is unknown)."""
+
+    def __init__(self, message: str, pid: int = 0) -> None:
+        super().__init__(message)
+        self.pid = pid
 
 
 class SelectorError(ShmCacheError, ValueError):

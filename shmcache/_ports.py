@@ -1,7 +1,8 @@
 """The narrow interfaces between the rooms: each is declared by the one who consumes it.
 
 A source (``ListerWatcher``) feeds a reflector, the reflector writes into a ``ReflectorStore``,
-a store asks its ``Codec`` for bytes, a lister reads a ``ListerStore``. May import: ``_types``.
+a store asks its ``Codec`` for bytes, a lister reads a ``ListerStore``. A store that many
+processes share may have a ``ReflectorSeat``. May import: ``_types``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from shmcache._types import Event, ListOptions, ListResult, WatchOptions
+from shmcache._types import (
+    Event,
+    ListOptions,
+    ListResult,
+    ReflectorStats,
+    ReflectorStatus,
+    WatchOptions,
+)
 
 __all__ = [
     "Codec",
@@ -24,6 +32,7 @@ __all__ = [
     "ListFunc",
     "ListerStore",
     "ListerWatcher",
+    "ReflectorSeat",
     "ReflectorStore",
     "WatchFunc",
 ]
@@ -64,6 +73,12 @@ class ListerWatcher(Protocol):
     iterable of :class:`Event` or ``{"type", "object"}`` dicts; if it has a ``close()`` method,
     the reflector calls it (from any thread) to end the watch. Both raise
     :class:`~shmcache.ApiError`, and :class:`~shmcache.ExpiredError` for a version that is gone.
+
+    A source may have two things more. ``streams_lists = True``: its watches can begin with what
+    is there, and mark the end of that, as :class:`WatchOptions` says under
+    ``send_initial_events``; a reflector then asks for that in place of a list. ``interrupt()``:
+    a ``list`` that is blocked, or the opening of a watch, then ends soon, with any error; any
+    thread may call it, at any time and again and again.
     """
 
     def list(self, options: ListOptions) -> ListResult[Any] | Mapping[str, Any]: ...
@@ -82,6 +97,32 @@ class ReflectorStore(Protocol):
     def delete(self, obj: Any) -> None: ...
 
     def replace(self, objs: Sequence[Any], resource_version: str = "") -> None: ...
+
+
+@runtime_checkable
+class ReflectorSeat(Protocol):
+    """The place for one reflector that a store shared by processes may have besides.
+
+    Whoever holds the place is the only one who fills the store; everybody attached can ask
+    after it. It is free again when its holder is gone, however that came about.
+    """
+
+    def claim_reflector(self, name: str) -> bool:
+        """Take the place; False if it is taken, by another handle or this one. What the holder
+        before reported stays until the first report of this one."""
+        ...
+
+    def release_reflector(self) -> None: ...
+
+    def report_reflector(self, state: str, stats: ReflectorStats) -> None:
+        """Publish how the holder is doing; cheap, called once a second."""
+        ...
+
+    def reflector_status(self) -> ReflectorStatus: ...
+
+    def bookmark(self, resource_version: str) -> None:
+        """Say which version of the source the content is at; the content stays."""
+        ...
 
 
 @runtime_checkable

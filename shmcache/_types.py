@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = ["ArenaInfo", "Event", "ListOptions", "ListResult", "Stats", "WatchOptions"]
+__all__ = [
+    "ArenaInfo",
+    "Event",
+    "ListOptions",
+    "ListResult",
+    "ReflectorStats",
+    "ReflectorStatus",
+    "Stats",
+    "WatchOptions",
+]
 
 T = TypeVar("T")
 
@@ -46,11 +55,15 @@ class WatchOptions:
 
     ``timeout_seconds``: the server ends the watch after that many seconds, None for its own
     choice. ``allow_bookmarks``: send BOOKMARK events, which advance the version without data.
+    ``send_initial_events``: begin with what is there, as ADDED events, and say by a BOOKMARK
+    with the annotation ``k8s.io/initial-events-end: "true"`` that this was all; asked only of
+    sources with ``streams_lists``.
     """
 
     resource_version: str = ""
     timeout_seconds: int | None = None
     allow_bookmarks: bool = True
+    send_initial_events: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,62 @@ class ListResult(Generic[T]):
     items: Sequence[T]
     resource_version: str = ""
     continue_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectorStats:
+    """What a reflector has done so far. A snapshot: the numbers only ever grow.
+
+    Times are of ``time.monotonic()``, None before the first.
+    """
+
+    lists: int
+    """Lists that reached the store; the pages of one list count once, a streamed one too."""
+    watches: int
+    """Watches that the source opened."""
+    events: int
+    """Events received and understood, bookmarks included."""
+    dropped: int
+    """List items and events that did not reach the store: of the wrong type, without metadata,
+    without a key or a code, or such that ``transform`` failed on them."""
+    errors: int
+    """Failed lists and watches, and failed store writes."""
+    last_error: str
+    """``"ExpiredError: 410: …"``, or ``""`` if there never was one."""
+    last_event_monotonic: float | None
+    """When the last event came. Bookmarks come about once a minute from a Kubernetes server, so
+    a much older time means a silent watch."""
+    last_contact_monotonic: float | None
+    """When the source last answered: a list, a page of one, or anything in a watch."""
+    last_error_monotonic: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectorStatus:
+    """What the reflector of an arena says of itself, for every process that is attached.
+
+    ``alive``: whether a living process holds the reflector's place. If not, the rest is what
+    the last one said. Ages are seconds, None for what never was.
+    """
+
+    name: str
+    """``""`` if there never was a reflector."""
+    alive: bool
+    pid: int
+    state: str
+    """``"listing"``, ``"watching"``, ``"waiting"`` (a pause after an error) or ``"stopped"``."""
+    heartbeat_age: float | None
+    """Since the last report; a living reflector reports every second."""
+    contact_age: float | None
+    """Since the source last answered: see :attr:`ReflectorStats.last_contact_monotonic`."""
+    resource_version: str
+    lists: int
+    watches: int
+    events: int
+    dropped: int
+    errors: int
+    last_error: str
+    last_error_age: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -318,14 +318,18 @@ class Indexer(Store):
     def add_many(self, objs: Iterable[Any]) -> None:
         """As :meth:`Store.add_many`. Raises :class:`~shmcache.IndexFuncError` too."""
         objs = builtins.list(objs)
-        self._retried(lambda wanted: self._core.add_many(self._entries(objs, wanted), len(wanted)))
+        with self._blaming(objs):
+            self._retried(
+                lambda wanted: self._core.add_many(self._entries(objs, wanted), len(wanted))
+            )
 
     def replace(self, objs: Iterable[Any], resource_version: str = "") -> None:
         """As :meth:`Store.replace`. Raises :class:`~shmcache.IndexFuncError` too."""
         objs, version = builtins.list(objs), as_version(resource_version)
-        self._retried(
-            lambda wanted: self._core.replace(self._entries(objs, wanted), version, len(wanted))
-        )
+        with self._blaming(objs):
+            self._retried(
+                lambda wanted: self._core.replace(self._entries(objs, wanted), version, len(wanted))
+            )
 
     def _put(self, key: str, data: bytes, obj: Any) -> None:
         self._retried(

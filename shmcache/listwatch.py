@@ -7,7 +7,7 @@ which exception a Kubernetes ``Status`` is. May import: ``_errors``, ``_ports``,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,10 @@ class ListWatch:
     reflector stop at once; a generator has none (Python refuses to close one that runs) and is
     left at its next event.
 
+    ``streams_lists``: whether ``watch_func`` understands ``send_initial_events``.
+    ``interrupt_func``: what ends a ``list_func`` or ``watch_func`` that is blocked in another
+    thread (see :class:`~shmcache.ListerWatcher`), None if nothing does.
+
     Raises :class:`TypeError` if one of them cannot be called. After client-go's ``ListWatch``.
 
     >>> source = ListWatch(
@@ -41,6 +45,8 @@ class ListWatch:
 
     list_func: ListFunc
     watch_func: WatchFunc
+    streams_lists: bool = False
+    interrupt_func: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         for name in ("list_func", "watch_func"):
@@ -50,6 +56,11 @@ class ListWatch:
                     f"ListWatch needs both functions: {name} must be callable with one "
                     f"argument (the options), not {type(function).__name__}"
                 )
+        if self.interrupt_func is not None and not callable(self.interrupt_func):
+            raise TypeError(
+                "interrupt_func must be callable without arguments, or None, "
+                f"not {type(self.interrupt_func).__name__}"
+            )
 
     def list(self, options: ListOptions) -> ListResult[Any] | Mapping[str, Any]:
         """Call ``list_func(options)``."""
@@ -58,6 +69,11 @@ class ListWatch:
     def watch(self, options: WatchOptions) -> Iterable[Event[Any] | Mapping[str, Any]]:
         """Call ``watch_func(options)``."""
         return self.watch_func(options)
+
+    def interrupt(self) -> None:
+        """Call ``interrupt_func()``, if there is one."""
+        if self.interrupt_func is not None:
+            self.interrupt_func()
 
 
 def read_list(document: Any) -> ListResult[Any]:

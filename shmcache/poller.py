@@ -13,7 +13,7 @@ it returns no iterable of objects     the same
                                       ``get_func`` returns after it is not stored
 ====================================  =====================================================
 
-After client-go's ``Poller``. May import: ``_ports``.
+After client-go's ``Poller``. May import: ``_background``, ``_ports``.
 """
 
 from __future__ import annotations
@@ -23,18 +23,15 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from shmcache._background import Background
 from shmcache._ports import GetFunc, ReflectorStore
 
 __all__ = ["Poller", "PollerStats"]
 
 _log = logging.getLogger("shmcache.poller")
 _log.addHandler(logging.NullHandler())  # quiet unless the application configures logging
-
-_STOP_EVENT_POLL = 0.05
-"""Seconds. An event can only be waited for, so one that belongs to the caller is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ class PollerStats:
     """``"TimeoutError: …"``, or ``""`` if there never was one."""
 
 
-class Poller:
+class Poller(Background):
     """Replaces the content of ``store`` by what ``get_func`` returns, every ``period`` seconds.
 
     Solves: a source that can be listed and not watched. Where it can be watched use a
@@ -71,6 +68,8 @@ class Poller:
     or in this one, until somebody calls :meth:`stop` or sets the event: ``run(stop_event)``.
     """
 
+    _role = "poller"
+
     def __init__(
         self,
         get_func: GetFunc,
@@ -84,104 +83,24 @@ class Poller:
             raise TypeError(f"get_func must be callable, not {get_func!r}")
         if not 0 <= period <= threading.TIMEOUT_MAX:  # also NaN
             raise ValueError(f"period must be a number of seconds from 0, not {period}")
+        default_name: str = getattr(get_func, "__name__", type(get_func).__name__)
+        super().__init__(name or default_name, wait=_wait)
         self._get = get_func
         self._period = period
         self._store = store
-        self.name = name or getattr(get_func, "__name__", type(get_func).__name__)
         self._stats = PollerStats()  # replaced by the thread in run() alone
-
-        # Re-entrant, because a signal handler may call stop() in the thread that holds it.
-        self._lock = threading.RLock()
-        self._claimed = False  # guarded by _lock: start() or run() was called
-        self._thread: threading.Thread | None = None
-        self._runner: int | None = None
-
-        self._stopping = threading.Event()
-        self._done = threading.Event()
-        self._wait = self._stopping.wait if _wait is None else _wait
-
-    def start(self) -> None:
-        """Run in a daemon thread. Raises :class:`RuntimeError` the second time."""
-        with self._lock:  # so that stop() never joins a thread that is not yet started
-            self._claim()
-            self._thread = threading.Thread(
-                target=self._run, args=(None,), name=f"shmcache-poller-{self.name}", daemon=True
-            )
-            self._thread.start()
-
-    def run(self, stop_event: threading.Event | None = None) -> None:
-        """Run in this thread until :meth:`stop` is called or ``stop_event`` is set.
-
-        Returns at once if that was so before. Raises :class:`RuntimeError` the second time.
-        """
-        self._claim()
-        self._run(stop_event)
-
-    def stop(self, timeout: float | None = None) -> bool:
-        """End the poller, and wait up to ``timeout`` seconds until it has ended.
-
-        None waits as long as it takes: a pause ends at once, a round when ``get_func`` returns.
-        Returns whether the poller has ended. May be called from any thread, more than once, and
-        before :meth:`start`; from the poller's own thread (``get_func``, a signal handler) it
-        does not wait.
-        """
-        self._stopping.set()
-        if self._runner == threading.get_ident():
-            return self._done.is_set()
-        with self._lock:
-            thread, claimed = self._thread, self._claimed
-        if thread is not None:
-            thread.join(timeout)
-            return not thread.is_alive()
-        return not claimed or self._done.wait(timeout)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def stats(self) -> PollerStats:
         """Return the counters. May be called from any thread."""
         return self._stats
 
-    def _claim(self) -> None:
-        with self._lock:
-            if self._claimed:
-                raise RuntimeError(f"poller {self.name!r} runs once: make a new one")
-            self._claimed = True
-
-    def _run(self, stop_event: threading.Event | None) -> None:
-        self._runner = threading.get_ident()
-        attendant = None
-        if stop_event is not None:
-            if stop_event.is_set():
-                self._stopping.set()
-            attendant = threading.Thread(target=self._obey, args=(stop_event,), daemon=True)
-            attendant.start()
-        try:
-            while not self._stopping.is_set():
-                try:
-                    self._poll()
-                except Exception as exc:  # whatever get_func raises, the next round may work
-                    self._note_error(exc)
-                self._wait(self._period)
-        finally:
-            self._stopping.set()
-            if attendant is not None:
-                attendant.join()
-            self._done.set()
-
-    def _obey(self, stop_event: threading.Event) -> None:
+    def _work(self) -> None:
         while not self._stopping.is_set():
-            if stop_event.wait(_STOP_EVENT_POLL):
-                self._stopping.set()
+            try:
+                self._poll()
+            except Exception as exc:  # whatever get_func raises, the next round may work
+                self._note_error(exc)
+            self._wait(self._period)
 
     def _poll(self) -> None:
         objs = _objects(self._get())

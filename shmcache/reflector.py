@@ -12,97 +12,140 @@ list says 410 or "too large version"  list again at once at ``""``, the most rec
 continue token expires between pages  one list without limit at the version first asked for
 watch ends                            watch again from the last version, no list, no pause
 watch ends in 1 s without an event    error
+watch is silent for longer than its   closed from outside; an ordinary end
+``timeout_seconds`` and 15 s
 410, as answer or as ERROR event      pause, list
 429, or connection refused            pause, watch again from the last version, **no list**: a
                                       server that restarts is not greeted by full lists
+500, as answer or as ERROR event      pause, list; within ``internal_error_retry`` seconds of
+                                      the first of them pause, watch again, no list. A minute
+                                      without one, or a list, opens a new window
 any other error                       pause, list
 BOOKMARK                              the version advances
 wrong type, or no metadata            dropped; the version stays
+``transform`` fails                   that object or event dropped; the version advances
 unknown event type                    nothing is applied; the version advances
 ``store.add/update/delete`` fails     logged; the version advances
+``store.replace`` cannot hold an      that item dropped, the others replaced: see ``_intake``
+item (no key, or no encoding)
 ``store.replace`` fails               error; the store is as it was
+``stop()``                            the watch is closed, the source interrupted
+====================================  =====================================================
+
+A source with ``streams_lists`` is not listed but asked for a watch with its initial events:
+
+====================================  =====================================================
+streaming: when                       then
+====================================  =====================================================
+start, and where else a list stands   watch with ``send_initial_events`` from the last version
+above                                 (``""`` at first); nothing enters the store yet
+ADDED, MODIFIED, DELETED              applied to the collection; the version stays
+BOOKMARK, annotated as the end        one ``store.replace`` at that bookmark's version; the
+                                      same stream goes on as the watch
+any other BOOKMARK                    nothing
+the stream ends before                pause, a new stream; the store is as it was
+it lasted all its time                a list in its place, from now on always: this server
+                                      does not know of the end
+429, or connection refused            pause, a new stream
+410 or "too large version"            a new stream at once at ``""``
+any other error, also an end in 1 s   a list in its place; where the next list would be, a
+without an event                      stream is tried again
+====================================  =====================================================
+
+A store may have a place for one reflector (``ReflectorSeat``), which is taken and left so:
+
+====================================  =====================================================
+seat: when                            then
+====================================  =====================================================
+``start()``, ``run()``                take it, or raise ``ReflectorRunningError``
+the same with ``standby``             wait until it is free; if the one before had our name
+                                      and left a version, watch from there, no list
+an event, a bookmark                  ``store.bookmark(version)`` after the write, so that
+                                      this is possible; ``replace`` carries a list's version
+each second, and at each new state    ``store.report_reflector``
+the end, good or bad                  ``"stopped"`` is reported, the place given back
 ====================================  =====================================================
 
 A pause is the backoff's next delay, or the server's ``Retry-After`` if that is longer. Unlike
 in client-go, the items of a list are type-checked like events, and an object that fails does
-not enter the store. Versions are opaque: they are repeated, never compared.
+not enter the store; a stream that never marks its end is given up; and repeated watches after
+a 500 have pauses between them. Versions are opaque: they are repeated, never compared. While a
+watch that was opened without a version brings what is there, in no order, the versions of its
+ADDED events are not taken.
 
-The table and the code that keeps it stand in one file, which is why it is a long one. What it
-is not: it sees neither bytes nor segments, and the source decides what an object is.
-May import: ``_backoff``, ``_errors``, ``_objects``, ``_ports``, ``_types``, ``listwatch``.
+What is not here: what may enter the store (``_intake``), a watch's silence (``_open_watch``),
+the collection of a stream (``_initial_events``), the place at the store (``_seat``), pages
+(``_pager``), which failure is which (``_failures``), the figures (``_counters``), starting and
+stopping (``_background``). It sees neither bytes nor segments, and the source decides what an
+object is. May import: those, ``_backoff``, ``_errors``, ``_objects``, ``_ports``, ``_types``,
+``listwatch``.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from shmcache._backoff import Backoff
-from shmcache._errors import ApiError, ExpiredError, ShmCacheError
-from shmcache._objects import describe_object, describe_type, resource_version, type_check
+from shmcache._background import Background
+from shmcache._backoff import Backoff, RetryWindow
+from shmcache._counters import Counters
+from shmcache._errors import ApiError, ExpiredError
+from shmcache._failures import (
+    EndedEarlyError,
+    NoEndError,
+    may_watch_again,
+    needs_no_list,
+    version_unavailable,
+)
+from shmcache._initial_events import InitialEvents, marks_the_end
+from shmcache._intake import Intake
+from shmcache._objects import describe_object, describe_type, type_check
+from shmcache._open_watch import GRACE, OpenWatch
+from shmcache._pager import list_pages
 from shmcache._ports import ListerWatcher, ReflectorStore
-from shmcache._types import Event, ListOptions, ListResult, WatchOptions
-from shmcache.listwatch import error_from_status, read_list
+from shmcache._seat import HEARTBEAT, Seat
+from shmcache._types import ListOptions, ListResult, ReflectorStats, WatchOptions
+from shmcache.listwatch import read_list
 
-__all__ = ["Reflector", "ReflectorStats"]
+__all__ = ["Reflector"]
 
 _log = logging.getLogger("shmcache.reflector")
 _log.addHandler(logging.NullHandler())  # quiet unless the application configures logging
 
-_VERY_SHORT_WATCH = 1.0
-"""Seconds. A healthy server holds a watch for minutes; one that ends a watch at once would
-otherwise be asked again as fast as it can refuse."""
+_INTERRUPT_EVERY = 0.05
+"""Seconds. A call that began just after an interruption is ended by the next."""
 
-_STOP_EVENT_POLL = 0.05
-"""Seconds. An event can only be waited for, so one that belongs to the caller is looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReflectorStats:
-    """What a reflector has done so far. A snapshot: the numbers only ever grow."""
-
-    lists: int
-    """Lists that reached the store; the pages of one list count once."""
-    watches: int
-    """Watches that the source opened."""
-    events: int
-    """Events received and understood, bookmarks included."""
-    dropped: int
-    """List items and events of the wrong type or without metadata."""
-    errors: int
-    """Failed lists and watches, and failed store writes."""
-    last_error: str
-    """``"ExpiredError: 410: …"``, or ``""`` if there never was one."""
-    last_event_monotonic: float | None
-    """``time.monotonic()`` of the last event. Bookmarks come about once a minute from a
-    Kubernetes server, so a much older time means a silent watch. None before the first."""
+_STANDBY_POLL = 0.2
+"""Seconds between two looks at whether the place at the store is free."""
 
 
-class _VeryShortWatchError(ShmCacheError):
-    """The watch ended within a second and without an event."""
-
-
-class Reflector:
+class Reflector(Background):
     """Fills ``store`` from ``lister_watcher`` and keeps it up to date until stopped.
 
     ``expected_type``: a class, for ``isinstance``; a ``"v1/Pod"`` or ``"apps/v1/Deployment"``
     string, compared with ``apiVersion/kind`` of dicts; None for any. ``resync_period``: seconds
     between calls of ``store.resync()``, if the store has one, 0 for never. ``name``: for the
-    log and the thread, by default the expected type. ``page_size``: most items a page of a
-    list, 0 for no paging. ``backoff``: the pauses after errors. ``watch_timeout``: each watch
-    asks the server to end it after a random time in this range of seconds, so that the
-    watches of many processes do not end together.
+    log, the thread and the store's status, by default the expected type. ``page_size``: most
+    items a page of a list, 0 for no paging. ``backoff``: the pauses after errors.
+    ``watch_timeout``: each watch asks the server to end it after a random time in this range of
+    seconds, so that the watches of many processes do not end together.
+
+    ``transform``: a function of an object that returns what is stored in its place, called once
+    for each object that a list or an event brings (to leave out ``managedFields``, say); it may
+    change the object that it gets. ``internal_error_retry``: seconds for which a watch that
+    fails with 500 is opened again before a list is tried. ``standby``: wait while another
+    reflector fills the store, and take over when that is gone; give both the same ``name``, and
+    the same source, and the second goes on where the first was. Needs a store with a place for
+    a reflector (:class:`~shmcache.ReflectorSeat`).
 
     Errors of the source or of the store never end the reflector: they are counted
     (:meth:`stats`), logged to ``shmcache.reflector`` and retried. Raises :class:`TypeError` or
-    :class:`ValueError` for arguments that cannot be meant. After client-go's ``Reflector``;
-    the module docstring has the rules.
+    :class:`ValueError` for arguments that cannot be meant; :meth:`start` and :meth:`run` raise
+    :class:`~shmcache.ReflectorRunningError` if the store has a reflector and this is no standby.
+    After client-go's ``Reflector``; the module docstring has the rules.
 
     One reflector runs once. In a thread of its own::
 
@@ -111,7 +154,11 @@ class Reflector:
             ...
 
     or in this one, until somebody calls :meth:`stop` or sets the event: ``run(stop_event)``.
+    :meth:`stop` ends an open watch at once, and a list too if the source can be interrupted;
+    else a list ends when the source's own deadlines say so.
     """
+
+    _role = "reflector"
 
     def __init__(
         self,
@@ -124,104 +171,59 @@ class Reflector:
         page_size: int = 500,
         backoff: Backoff | None = None,
         watch_timeout: tuple[int, int] = (300, 600),
+        transform: Callable[[Any], Any] | None = None,
+        internal_error_retry: float = 0.0,
+        standby: bool = False,
         _clock: Callable[[], float] = time.monotonic,
         _random: Callable[[], float] = random.random,
         _wait: Callable[[float], bool] | None = None,
+        _attend_wait: Callable[[float], bool] | None = None,
     ) -> None:
-        if resync_period < 0 or page_size < 0:
+        if resync_period < 0 or page_size < 0 or internal_error_retry < 0:
             raise ValueError(
-                f"resync_period and page_size must not be negative: {resync_period}, {page_size}"
+                "resync_period, page_size and internal_error_retry must not be negative: "
+                f"{resync_period}, {page_size}, {internal_error_retry}"
             )
         if not 1 <= watch_timeout[0] <= watch_timeout[1]:
             raise ValueError(
                 f"watch_timeout must be (least, most) whole seconds from 1, not {watch_timeout}"
             )
+        is_expected = type_check(expected_type)
+        super().__init__(name or describe_type(expected_type), wait=_wait)
         self._source = lister_watcher
         self._store = store
-        self._is_expected = type_check(expected_type)
+        self._counters = Counters(_clock)
+        self._intake = Intake(is_expected, transform, self._counters, self.name, _log)
         self._writers: dict[str, Callable[[Any], None]] = {
             "ADDED": store.add,
             "MODIFIED": store.update,
             "DELETED": store.delete,
         }
+        self._bookmark: Callable[[str], None] | None = getattr(store, "bookmark", None)
+        self._seat = Seat(store, self.name, self.stats, _log)
+        if standby and not self._seat.exists:
+            raise ValueError(
+                f"standby must be False: {type(store).__name__} has no place for a reflector"
+            )
+        self._standby = standby
         self._resync_period = resync_period
         self._page_size = page_size
         self._backoff = Backoff() if backoff is None else backoff
         self._watch_timeout = watch_timeout
-        self.name = name or describe_type(expected_type)
+        self._internal_error_retry = internal_error_retry
         self._clock = _clock
         self._random = _random
+        self._attend_wait = self._stopping.wait if _attend_wait is None else _attend_wait
 
         # Written by the thread in run() alone; others read single values, and a stale one is
         # fine.
         self._version = ""
         self._version_lost = False  # the server no longer knows _version
         self._paged = False  # the first list came in pages: this server wants paging
-        self._lists = self._watches = self._events = self._dropped = 0
-        self._last_event: float | None = None
+        self._filled = False  # the store has what some list said
+        self._streams = getattr(lister_watcher, "streams_lists", False)
 
-        # Re-entrant, because a signal handler may call stop() in the thread that holds it.
-        self._lock = threading.RLock()
-        self._watch: object = None  # guarded by _lock: the open watch, for who closes it
-        self._errors = 0  # guarded by _lock, as is _last_error: resync has its own thread
-        self._last_error = ""
-        self._claimed = False  # guarded by _lock: start() or run() was called
-        self._thread: threading.Thread | None = None
-        self._runner: int | None = None
-
-        self._stopping = threading.Event()
-        self._done = threading.Event()
-        self._wait = self._stopping.wait if _wait is None else _wait
-
-    # -- life cycle ---------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Run in a daemon thread. Raises :class:`RuntimeError` the second time."""
-        with self._lock:  # so that stop() never joins a thread that is not yet started
-            self._claim()
-            self._thread = threading.Thread(
-                target=self._run, args=(None,), name=f"shmcache-reflector-{self.name}", daemon=True
-            )
-            self._thread.start()
-
-    def run(self, stop_event: threading.Event | None = None) -> None:
-        """Run in this thread until :meth:`stop` is called or ``stop_event`` is set.
-
-        Returns at once if that was so before. Raises :class:`RuntimeError` the second time.
-        """
-        self._claim()
-        self._run(stop_event)
-
-    def stop(self, timeout: float | None = None) -> bool:
-        """End the reflector: close the active watch, then wait up to ``timeout`` seconds.
-
-        None waits as long as it takes: an active watch ends at once, a list or the opening of
-        a watch when the source's own deadlines say so. Returns whether the reflector has
-        ended. May be called from any thread, more than once, and before :meth:`start`; from
-        the reflector's own thread (a store's callback, a signal handler) it does not wait.
-        """
-        self._stopping.set()
-        self._close_watch()
-        if self._runner == threading.get_ident():
-            return self._done.is_set()
-        with self._lock:
-            thread, claimed = self._thread, self._claimed
-        if thread is not None:
-            thread.join(timeout)
-            return not thread.is_alive()
-        return not claimed or self._done.wait(timeout)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
+        self._watch: OpenWatch | None = None  # guarded by _lock: the open one, for who closes it
 
     @property
     def last_sync_resource_version(self) -> str:
@@ -230,239 +232,307 @@ class Reflector:
 
     def stats(self) -> ReflectorStats:
         """Return the counters. May be called from any thread."""
-        with self._lock:
-            errors, last_error = self._errors, self._last_error
-        return ReflectorStats(
-            lists=self._lists,
-            watches=self._watches,
-            events=self._events,
-            dropped=self._dropped,
-            errors=errors,
-            last_error=last_error,
-            last_event_monotonic=self._last_event,
-        )
+        return self._counters.stats()
 
-    def _claim(self) -> None:
-        with self._lock:
-            if self._claimed:
-                raise RuntimeError(f"reflector {self.name!r} runs once: make a new one")
-            self._claimed = True
+    # -- life cycle ---------------------------------------------------------------------------
 
-    def _run(self, stop_event: threading.Event | None) -> None:
-        self._runner = threading.get_ident()
-        attendants = []
-        if stop_event is not None:
-            if stop_event.is_set():
-                self._stopping.set()
-            attendants.append(threading.Thread(target=self._obey, args=(stop_event,), daemon=True))
+    def _prepare(self) -> None:
+        if not self._standby:
+            self._seat.take()
+
+    def _finish(self) -> None:
+        self._seat.leave()
+
+    def _attendants(self) -> list[Callable[[], None]]:
         resync = getattr(self._store, "resync", None)
         if self._resync_period and resync is not None:
-            attendants.append(threading.Thread(target=self._resync, args=(resync,), daemon=True))
-        for thread in attendants:
-            thread.start()
-        try:
-            while not self._stopping.is_set():
-                try:
-                    self._list_and_watch()
-                except Exception as exc:  # whatever a source raises, the next try may work
-                    self._pause(exc)
-        finally:
-            self._stopping.set()
-            for thread in attendants:
-                thread.join()
-            self._done.set()
+            return [self._attend, lambda: self._resync(resync)]
+        return [self._attend]
 
-    def _obey(self, stop_event: threading.Event) -> None:
-        while not self._stopping.is_set():
-            if stop_event.wait(_STOP_EVENT_POLL):
-                self._stopping.set()
+    def _attend(self) -> None:
+        """See to what the reflector's own thread cannot: it is blocked most of the time."""
+        # No watch that is opened from now on can have been silent for too long before this.
+        least = self._watch_timeout[0] + GRACE
+        if self._seat.exists:
+            least = min(least, HEARTBEAT)
+        while not self._attend_wait(min(least, self._close_if_silent())):
+            self._seat.beat()
+        while not self._ended.wait(_INTERRUPT_EVERY):
+            self._interrupt()
+
+    def _close_if_silent(self) -> float:
+        """Close a watch that has been silent too long; return the seconds until one can be."""
+        with self._lock:
+            watch = self._watch
+            left = GRACE + self._watch_timeout[0] if watch is None else watch.patience()
+            if watch is None or left > 0:
+                return left
+            self._watch = None
+            watch.give_up()
+        _log.warning("%s: the watch is silent: closing it", self.name)
+        watch.close()
+        return GRACE + self._watch_timeout[0]
+
+    def _interrupt(self) -> None:
         self._close_watch()
+        interrupt = getattr(self._source, "interrupt", None)
+        if interrupt is None:
+            return
+        try:
+            interrupt()
+        except Exception as exc:
+            _log.debug("%s: interrupting the source: %s", self.name, exc)
 
     def _resync(self, resync: Callable[[], object]) -> None:
-        # A thread of its own, because the reflector's is blocked in the watch most of the time.
+        # A thread of its own: a store's resync may take its time.
         while not self._stopping.wait(self._resync_period):
-            if not self._lists:
-                continue  # nothing is in the store yet
+            if not self._filled:
+                continue
             try:
                 resync()
             except Exception as exc:
-                self._note_error(exc)
+                self._counters.error(exc)
                 _log.warning("%s: resync failed", self.name, exc_info=True)
+
+    def _work(self) -> None:
+        resuming = self._standby and self._succeed()
+        while not self._stopping.is_set():
+            try:
+                self._list_and_watch(resuming)
+            except Exception as exc:  # whatever a source raises, the next try may work
+                self._pause(exc)
+            resuming = False
+
+    def _succeed(self) -> bool:
+        """Wait for the place at the store; return whether there is a version to go on from."""
+        while not self._stopping.is_set():
+            try:
+                version = self._seat.try_to_succeed()
+            except Exception as exc:
+                self._pause(exc)
+                continue
+            if version is not None:
+                self._version = version
+                self._filled = version != ""
+                return self._filled
+            self._wait(_STANDBY_POLL)
+        return False
 
     # -- list ---------------------------------------------------------------------------------
 
-    def _list_and_watch(self) -> None:
-        self._list()
-        while not self._stopping.is_set():
+    def _list_and_watch(self, resuming: bool) -> None:
+        try:
+            watch = None if resuming else self._fill()
+            window = RetryWindow(self._internal_error_retry, clock=self._clock)
+            quiet_since = self._clock()
+            while not self._stopping.is_set():
+                try:
+                    self._follow(watch or self._open_watch(self._version))
+                except Exception as exc:
+                    if not may_watch_again(exc, window, self._clock() - quiet_since):
+                        raise
+                    self._pause(exc)
+                    quiet_since = self._clock()
+                watch = None
+        finally:
+            self._close_watch()  # a stream that stop() did not let us follow
+
+    def _fill(self) -> OpenWatch | None:
+        """Fill the store; return the stream that did it, to be followed, or None after a list."""
+        self._seat.report("listing")
+        if self._streams:
             try:
-                self._follow_watch()
+                streamed = self._stream()
             except Exception as exc:
-                if not _needs_no_list(exc):
-                    raise
-                self._pause(exc)
+                # A stream that is held open in vain costs minutes, each time.
+                self._streams = not isinstance(exc, NoEndError)
+                _log.info("%s: listing, not streaming: %s: %s", self.name, type(exc).__name__, exc)
+            else:
+                if streamed is None:
+                    return None
+                watch, initial, version = streamed
+                self._replace(initial.objects(), version)
+                return watch
+        self._list()
+        return None
 
     def _list(self) -> None:
+        if self._stopping.is_set():
+            return
         version = "" if self._version_lost else self._version or "0"
         try:
-            result, paged = self._list_pages(version)
+            items, listed_version, paged = self._list_pages(version)
         except ApiError as exc:
-            if not _version_unavailable(exc):
+            if not version_unavailable(exc):
                 raise
             # No pause: the answer says that this version never works and "" always does.
             _log.info("%s: cannot list at version %r: %s", self.name, version, exc)
             self._version_lost = True
-            result, paged = self._list_pages("")
+            items, listed_version, paged = self._list_pages("")
         if self._stopping.is_set():
             return
-        self._version_lost = False
         # Only at "0": a list at "" comes in pages even from a server that has a watch cache,
         # and its cache is what later lists should be answered from.
         self._paged = self._paged or (paged and version == "0")
-        self._store.replace(self._expected_items(result.items), result.resource_version)
-        self._version = result.resource_version
-        self._lists += 1
+        self._replace(items, listed_version)
 
-    def _list_pages(self, version: str) -> tuple[ListResult[Any], bool]:
-        """Return the whole list and whether it came in pages; part of it when stopping."""
+    def _list_pages(self, version: str) -> tuple[list[Any], str, bool]:
         # With an exact version a server answers from its cache only if there is no limit.
         limit = self._page_size if self._paged or version in ("", "0") else 0
-        first = read_list(self._source.list(ListOptions(version, limit)))
-        if not first.continue_token:
-            return first, False
-        items = list(first.items)
-        token = first.continue_token
-        while token and not self._stopping.is_set():
-            try:
-                # The token holds the version of the first page, which makes the list one.
-                page = read_list(self._source.list(ListOptions("", limit, token)))
-            except ExpiredError:
-                return read_list(self._source.list(ListOptions(version, 0))), True
-            items.extend(page.items)
-            token = page.continue_token
-        return ListResult(items, first.resource_version), True
+        return list_pages(
+            self._list_page, version, limit, self._intake.listed, self._stopping.is_set
+        )
 
-    def _expected_items(self, items: Sequence[Any]) -> Sequence[Any]:
-        expected = [item for item in items if self._is_expected(item)]
-        dropped = len(items) - len(expected)
-        if dropped:
-            self._dropped += dropped
-            example = next(item for item in items if not self._is_expected(item))
-            _log.warning(
-                "%s: dropped %d listed items of an unexpected type, one is %s",
-                self.name,
-                dropped,
-                describe_object(example),
-            )
-        return expected
+    def _list_page(self, options: ListOptions) -> ListResult[Any]:
+        page = read_list(self._source.list(options))
+        self._counters.last_contact = self._clock()
+        return page
+
+    def _replace(self, objs: list[Any], version: str) -> None:
+        self._intake.replace(self._store, objs, version)
+        self._version = version
+        self._version_lost = False
+        self._filled = True
+        self._counters.lists += 1
+
+    # -- stream -------------------------------------------------------------------------------
+
+    def _stream(self) -> tuple[OpenWatch, InitialEvents, str] | None:
+        """Return an open stream, what it began with, and the version of that.
+
+        None when stopping. Raises what a list may answer better.
+        """
+        while not self._stopping.is_set():
+            version = "" if self._version_lost else self._version
+            try:
+                watch = self._open_watch(version, initial_events=True)
+                initial = InitialEvents(self._intake.transformed)
+                end = self._collect(watch, initial)
+                if end is not None:
+                    return watch, initial, end
+                self._close_watch()
+                if not self._stopping.is_set():
+                    watch.check_end(self.name)
+                    raise (NoEndError if watch.is_over() else EndedEarlyError)(
+                        f"after {watch.lasted():.0f} s the initial events had not ended"
+                    )
+            except Exception as exc:
+                self._close_watch()
+                if version and version_unavailable(exc):
+                    _log.info("%s: cannot stream at version %r: %s", self.name, version, exc)
+                    self._version_lost = True
+                elif isinstance(exc, EndedEarlyError) or needs_no_list(exc):
+                    self._pause(exc)
+                    self._seat.report("listing")
+                else:
+                    raise
+        return None
+
+    def _collect(self, watch: OpenWatch, initial: InitialEvents) -> str | None:
+        """Collect the initial events; return the version at their end, None if there was none."""
+        for kind, obj, version in self._events_of(watch):
+            if kind == "BOOKMARK":
+                if marks_the_end(obj):
+                    watch.ordered = True
+                    return version
+            elif kind in self._writers:
+                try:
+                    initial.apply(kind, obj)
+                except Exception as exc:
+                    self._intake.drop(f"an initial event ({type(exc).__name__})", obj)
+            else:
+                _log.warning("%s: unknown event type %r", self.name, kind)
+        return None
 
     # -- watch --------------------------------------------------------------------------------
 
-    def _follow_watch(self) -> None:
+    def _open_watch(self, version: str, initial_events: bool = False) -> OpenWatch:
         least, most = self._watch_timeout
         timeout = int(least + self._random() * (most - least))
-        events_before = self._events
+        options = WatchOptions(version, timeout, True, initial_events)
         started = self._clock()
-        watch = self._source.watch(WatchOptions(self._version, timeout, allow_bookmarks=True))
-        self._watches += 1
+        stream = self._source.watch(options)
+        ordered = version != "" and not initial_events
+        watch = OpenWatch(stream, timeout, ordered, started, self._clock, _log)
+        self._counters.watches += 1
         with self._lock:
             self._watch = watch
+        return watch
+
+    def _follow(self, watch: OpenWatch) -> None:
+        self._seat.report("watching")
         try:
-            self._apply_all(watch)
+            for kind, obj, version in self._events_of(watch):
+                self._apply(kind, obj)
+                watch.ordered = watch.ordered or kind != "ADDED"
+                if version and watch.ordered:
+                    self._advance(version)
         finally:
             self._close_watch()
-        if self._events == events_before and self._clock() - started < _VERY_SHORT_WATCH:
-            raise _VeryShortWatchError(
-                f"reflector {self.name!r}: the watch ended in under {_VERY_SHORT_WATCH:g} s "
-                "without an event"
+        watch.check_end(self.name)
+
+    def _events_of(self, watch: OpenWatch) -> Iterator[tuple[str, Any, str]]:
+        """Yield type, object and version of each event that means something, until stop()."""
+        # Asked before the first event too: stop() may have come while the watch was being
+        # opened, and found none to close.
+        while not self._stopping.is_set():
+            try:
+                event = next(watch)
+            except StopIteration:
+                return
+            self._counters.last_contact = watch.heard
+            read = self._intake.event(event)
+            if read is not None:
+                watch.understood = True
+                self._counters.events += 1
+                self._counters.last_event = watch.heard
+                yield read
+
+    def _apply(self, kind: str, obj: Any) -> None:
+        write = self._writers.get(kind)
+        if write is None:
+            if kind != "BOOKMARK":
+                _log.warning("%s: unknown event type %r", self.name, kind)
+            return
+        try:
+            made = self._intake.transformed(obj)
+        except Exception as exc:
+            self._intake.drop(f"{kind}, transform failed ({type(exc).__name__})", obj)
+            return
+        try:
+            write(made)
+        except Exception as exc:
+            self._counters.error(exc)
+            _log.warning(
+                "%s: the store refused %s %s: %s", self.name, kind, describe_object(obj), exc
             )
 
-    def _apply_all(self, watch: Iterable[Event[Any] | Mapping[str, Any]]) -> None:
-        # stop() may have come while the watch was being opened, and found none to close.
-        if self._stopping.is_set():
+    def _advance(self, version: str) -> None:
+        """Note how far the store is: after the write, so that nobody resumes behind it."""
+        self._version = version
+        if self._bookmark is None:
             return
-        for event in watch:
-            self._apply(event)
-            if self._stopping.is_set():
-                return
-
-    def _apply(self, event: Event[Any] | Mapping[str, Any]) -> None:
-        if isinstance(event, Event):
-            kind, obj = event.type, event.object
-        elif isinstance(event, Mapping):
-            kind, obj = event.get("type", ""), event.get("object")
-        else:
-            self._drop("something that is no event", event)
-            return
-        if kind == "ERROR":
-            raise error_from_status(obj)
-        if not self._is_expected(obj):
-            self._drop("an event of an unexpected type", obj)
-            return
-        version = resource_version(obj)
-        if version is None:
-            self._drop("an event without metadata", obj)
-            return
-        write = self._writers.get(kind)
-        if write is not None:
-            try:
-                write(obj)
-            except Exception as exc:
-                self._note_error(exc)
-                _log.warning(
-                    "%s: the store refused %s %s: %s",
-                    self.name,
-                    kind,
-                    describe_object(obj),
-                    exc,
-                )
-        elif kind != "BOOKMARK":
-            _log.warning("%s: unknown event type %r", self.name, kind)
-        if version:
-            self._version = version
-        self._events += 1
-        self._last_event = self._clock()
+        try:
+            self._bookmark(version)
+        except Exception as exc:
+            self._counters.error(exc)
+            _log.warning("%s: the store refused the version %r: %s", self.name, version, exc)
 
     def _close_watch(self) -> None:
         """Close the open watch, if any; the first to come closes it, once."""
         with self._lock:
             watch, self._watch = self._watch, None
-        close = getattr(watch, "close", None)
-        if close is None:
-            return
-        try:
-            close()
-        except Exception as exc:  # a generator that runs in another thread refuses
-            _log.debug("%s: closing the watch: %s", self.name, exc)
+        if watch is not None:
+            watch.close()
 
     # -- errors -------------------------------------------------------------------------------
 
-    def _drop(self, what: str, obj: Any) -> None:
-        self._dropped += 1
-        _log.warning("%s: dropped %s: %s", self.name, what, describe_object(obj))
-
-    def _note_error(self, exc: Exception) -> None:
-        with self._lock:
-            self._errors += 1
-            self._last_error = f"{type(exc).__name__}: {exc}"
-
     def _pause(self, exc: Exception) -> None:
         if self._stopping.is_set():
-            return  # a watch that stop() closed may fail in any way
-        self._note_error(exc)
+            return  # what stop() closed and interrupted may fail in any way
+        self._counters.error(exc)
+        self._seat.report("waiting")
         delay = max(self._backoff.next_delay(), getattr(exc, "retry_after", None) or 0.0)
         level = logging.INFO if isinstance(exc, ExpiredError) else logging.WARNING
         _log.log(level, "%s: %s: %s; next try in %.1f s", self.name, type(exc).__name__, exc, delay)
         self._wait(delay)
-
-
-def _needs_no_list(exc: Exception) -> bool:
-    return isinstance(exc, ConnectionRefusedError) or (
-        isinstance(exc, ApiError) and exc.status == 429
-    )
-
-
-def _version_unavailable(exc: ApiError) -> bool:
-    # A server that is behind (or was restored from a backup) does not know a version yet.
-    return isinstance(exc, ExpiredError) or (
-        exc.status == 504 and "too large resource version" in exc.message.lower()
-    )

@@ -2,7 +2,8 @@
 
 A handle is cheap to read through from any thread and any process: it pickles (and attaches again
 where it is unpickled) and survives ``fork``. The work is done by the core (``_core``); here are
-keys, codecs and the shapes that Python expects. May import: ``_arena``, ``_core``, ``_errors``,
+keys, codecs and the shapes that Python expects. It is one class with one job, and long because
+of its docstrings. May import: ``_arena``, ``_core``, ``_errors``,
 ``_ports``, ``_types``, ``codecs``, ``keys``.
 """
 
@@ -15,7 +16,7 @@ from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, Va
 from typing import Any, ClassVar, Self
 
 from shmcache import _arena
-from shmcache._core import Arena
+from shmcache._core import MAX_KEY_SIZE, Arena
 from shmcache._errors import (
     ArenaNotFoundError,
     ClosedError,
@@ -24,11 +25,14 @@ from shmcache._errors import (
     KeyFuncError,
 )
 from shmcache._ports import Codec, KeyFunc
-from shmcache._types import Stats
+from shmcache._types import ReflectorStats, ReflectorStatus, Stats
 from shmcache.codecs.msgpack import MsgpackCodec
 from shmcache.keys import meta_namespace_key_func
 
 __all__ = ["Store"]
+
+# By their number in the segment.
+_REFLECTOR_STATES = ("", "listing", "watching", "waiting", "stopped")
 
 _FOREVER = 1e9  # seconds: what the core takes for no limit
 
@@ -64,6 +68,7 @@ class Store(Mapping[str, Any]):
     _opening: _arena.Opening
     _options: dict[str, Any]
     _identity: tuple[int, int]
+    _reflector_name = ""
 
     def __init__(self) -> None:
         raise TypeError(f"use {type(self).__name__}.create(), .attach() or .open()")
@@ -276,7 +281,9 @@ class Store(Mapping[str, Any]):
         Readers may see the first before the last, and a writer that is killed in the middle
         leaves the first ones: where that matters, use :meth:`replace`.
         """
-        self._core.add_many(self._pairs(objs))
+        objs = builtins.list(objs)
+        with self._blaming(objs):
+            self._core.add_many(self._pairs(objs))
 
     def add_raw(self, key: str, data: bytes | bytearray | memoryview) -> None:
         """Store the payload ``data`` under ``key``, past codec and key function."""
@@ -298,7 +305,9 @@ class Store(Mapping[str, Any]):
         :attr:`resource_version` then says. The first ``replace`` sets :attr:`has_synced`. Old and
         new content need room at the same time.
         """
-        self._core.replace(self._pairs(objs), as_version(resource_version))
+        objs, version = builtins.list(objs), as_version(resource_version)
+        with self._blaming(objs):
+            self._core.replace(self._pairs(objs), version)
 
     def bookmark(self, resource_version: str) -> None:
         """Say that the content is that of ``resource_version`` (at most 240 bytes).
@@ -401,6 +410,49 @@ class Store(Mapping[str, Any]):
                 return False
             self._core.wait_change(version, remaining)
 
+    # --- the reflector's place ------------------------------------------------------------------
+
+    def reflector_status(self) -> ReflectorStatus:
+        """How the :class:`~shmcache.Reflector` that fills this arena is doing, from any process.
+
+        So a reader can tell how fresh its data is: ``alive`` comes from the kernel,
+        ``heartbeat_age`` grows when the reflector's process is stopped or swapped out, and
+        ``contact_age`` when its source is silent.
+
+        >>> store = Store.create(capacity="1MiB")
+        >>> store.unlink()
+        >>> store.reflector_status().alive
+        False
+        """
+        said = self._core.report()
+        state = _REFLECTOR_STATES[said.pop("state") % len(_REFLECTOR_STATES)]
+        return ReflectorStatus(state=state, resource_version=self._core.resource_version(), **said)
+
+    def claim_reflector(self, name: str) -> bool:
+        """Take the place of the one reflector that fills this arena; False if it is taken.
+
+        It is free again after :meth:`release_reflector`, when this handle is closed, and when
+        this process ends, however it ends. A :class:`~shmcache.Reflector` does this by itself.
+        """
+        if not self._core.claim_reflector():
+            return False
+        self._reflector_name = name
+        return True
+
+    def release_reflector(self) -> None:
+        """Give the place back, if this handle has it."""
+        self._core.release_reflector()
+
+    def report_reflector(self, state: str, stats: ReflectorStats) -> None:
+        """Publish how the reflector is doing; nothing happens if this handle has not the place."""
+        self._core.set_report(
+            self._reflector_name,
+            _REFLECTOR_STATES.index(state),
+            (_nanoseconds(stats.last_contact_monotonic), _nanoseconds(stats.last_error_monotonic)),
+            (stats.lists, stats.watches, stats.events, stats.dropped, stats.errors),
+            stats.last_error,
+        )
+
     # --- looking inside -------------------------------------------------------------------------
 
     def stats(self) -> Stats:
@@ -433,6 +485,16 @@ class Store(Mapping[str, Any]):
         if not isinstance(key, str):
             raise KeyFuncError(f"the key function must return a str, not {type(key).__name__}", obj)
         return key
+
+    @contextlib.contextmanager
+    def _blaming(self, objs: Iterable[Any]) -> Iterator[None]:
+        """Of a key that the core refuses, the error says whose of ``objs`` it is."""
+        try:
+            yield
+        except KeyFuncError as error:
+            if error.obj is None:
+                error.obj = next((obj for obj in objs if not _is_key(self._key(obj))), None)
+            raise
 
     def _encode(self, obj: Any) -> bytes:
         try:
@@ -469,6 +531,13 @@ class _Values(ValuesView[Any]):
 
 
 _MISSING = object()
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return 1 <= len(key.encode()) <= MAX_KEY_SIZE
+    except UnicodeEncodeError:
+        return False
 
 
 def as_payload(data: bytes | bytearray | memoryview) -> bytes:
@@ -517,6 +586,10 @@ def _shared_decoder(codec: Codec) -> Any:
             ) from cause
 
     return decode_shared
+
+
+def _nanoseconds(seconds: float | None) -> int:
+    return 0 if seconds is None else max(int(seconds * 1e9), 1)
 
 
 def _at_least_zero(seconds: float, what: str = "timeout") -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Va
 from typing import Any, Self
 
 from shmcache._ports import KeyFunc
+from shmcache._types import ReflectorStats, ReflectorStatus
 from shmcache.keys import meta_namespace_key_func
 from shmcache.store import Store
 
@@ -121,6 +122,28 @@ class UndeltaStore(Mapping[str, Any]):
         with self._lock:
             write(*args)
             self._push(self._store.list())
+
+    # --- the reflector's place: the store's -----------------------------------------------------
+
+    def bookmark(self, resource_version: str) -> None:
+        """:meth:`Store.bookmark`; no push, for nothing has changed."""
+        self._store.bookmark(resource_version)
+
+    def claim_reflector(self, name: str) -> bool:
+        """:meth:`Store.claim_reflector`."""
+        return self._store.claim_reflector(name)
+
+    def release_reflector(self) -> None:
+        """:meth:`Store.release_reflector`."""
+        self._store.release_reflector()
+
+    def report_reflector(self, state: str, stats: ReflectorStats) -> None:
+        """:meth:`Store.report_reflector`."""
+        self._store.report_reflector(state, stats)
+
+    def reflector_status(self) -> ReflectorStatus:
+        """:meth:`Store.reflector_status`."""
+        return self._store.reflector_status()
 
     # --- reading: as Store does -----------------------------------------------------------------
 

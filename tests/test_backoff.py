@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shmcache._backoff import Backoff
+from shmcache._backoff import Backoff, RetryWindow
 
 
 class Clock:
@@ -64,3 +64,30 @@ def test_figures_that_cannot_be_meant_are_refused(arguments: dict[str, float]) -
     """A negative or shrinking delay is a ValueError when the backoff is made."""
     with pytest.raises(ValueError, match="need"):
         Backoff(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_window_begins_with_its_first_error() -> None:
+    """Errors are in the window for its seconds from the first, however many they are."""
+    clock = Clock()
+    window = RetryWindow(30.0, clock=clock)
+    admitted = []
+    for _ in range(32):
+        clock.now += 1.0
+        admitted.append(window.admits(quiet=1.0))
+    assert admitted == [True] * 31 + [False]
+
+
+def test_a_quiet_minute_ends_a_window() -> None:
+    """After a minute without an error the next one is the first of another window."""
+    clock = Clock()
+    window = RetryWindow(30.0, clock=clock)
+    assert window.admits(quiet=0.0)
+    clock.now += 59.9
+    assert not window.admits(quiet=59.9)
+    clock.now += 60.0
+    assert window.admits(quiet=60.0)
+
+
+def test_a_window_of_nothing_admits_nothing() -> None:
+    """With 0 seconds not even the first error is in the window."""
+    assert not RetryWindow(0.0, clock=Clock()).admits(quiet=100.0)

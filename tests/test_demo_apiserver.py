@@ -335,6 +335,31 @@ def test_bookmarks_carry_the_version_of_the_server(api: Api) -> None:
             assert time.monotonic() < deadline
 
 
+def test_initial_events_end_with_a_bookmark(api: Api) -> None:
+    """Initial events are what is there, then an annotated bookmark, then the changes."""
+    api.create("a")
+    api.create("b")
+    version = api.version()
+    query = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    for start in ("", "0", version):
+        with api.watch(f"{query}&resourceVersion={start}") as watch:
+            initial = [watch.next() for _ in range(2)]
+            assert {event["type"] for event in initial} == {"ADDED"}
+            assert {event["object"]["metadata"]["name"] for event in initial} == {"a", "b"}
+            end = watch.next()
+            assert (end["type"], end["object"]["metadata"]) == (
+                "BOOKMARK",
+                {"annotations": {"k8s.io/initial-events-end": "true"}, "resourceVersion": version},
+            )
+    with api.watch(f"{query}&resourceVersion=") as watch:
+        for _ in range(3):
+            watch.next()
+        api.create("c")
+        while (event := watch.next())["type"] == "BOOKMARK":
+            assert "annotations" not in event["object"]["metadata"]
+        assert (event["type"], event["object"]["metadata"]["name"]) == ("ADDED", "c")
+
+
 def test_watch_ends_after_its_timeout_and_the_connection_lives(api: Api) -> None:
     """timeoutSeconds ends the stream in good order, after which the connection serves on."""
     with api.watch(f"resourceVersion={api.version()}&timeoutSeconds=1") as watch:

@@ -71,6 +71,7 @@ def test_errors_survive_pickling() -> None:
         shmcache.ExpiredError("m"),
         shmcache.SelectorError("m", "a in", 3),
         shmcache.CapacityError("m"),
+        shmcache.ReflectorRunningError("m", 7),
         shmcache.IndexNotFoundError("m"),
         shmcache.NotFoundError("m"),
         shmcache.ArenaNotFoundError("m"),

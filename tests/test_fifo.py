@@ -46,6 +46,9 @@ def test_add_if_not_present(fifo: FIFO, pod: Any) -> None:
     fifo.add(pod("b", n=2))
     assert fifo.add_if_not_present(pod("b", n=3)) is False
     assert fifo.add_if_not_present(pod("c", n=4)) is True
+    with pytest.raises(shmcache.KeyFuncError):
+        fifo.add_if_not_present({"no": "metadata"})
+    assert len(fifo) == fifo.qsize() == 3
     assert [item["n"] for item in fifo.pop_many(9)] == [1, 2, 4]
 
 
@@ -80,6 +83,81 @@ def test_replace_is_the_list_in_its_order(fifo: FIFO, pod: Any) -> None:
         ("b", None),
     ]
     assert names([fifo.pop(0) for _ in range(3)]) == ["c", "a", "b"]
+
+
+def test_replace_of_a_queued_key_is_one_item(fifo: FIFO, pod: Any) -> None:
+    """An added item whose key is then replaced is popped once, with the replaced content."""
+    fifo.add(pod("a", n=1))
+    fifo.replace([pod("a", n=2)], "5")
+    assert fifo.pop(0) == pod("a", n=2)
+    with pytest.raises(queue.Empty):
+        fifo.pop(0)
+
+
+def test_what_left_the_queue_is_gone_for_every_handle(fifo: FIFO, pod: Any) -> None:
+    """A popped key is in no get or list of any handle, and a deleted one is never popped."""
+    for name in "abc":
+        fifo.add(pod(name))
+    with FIFO.attach(fifo.name) as other:
+        assert fifo.pop(0) == pod("a")
+        fifo.delete(pod("b"))
+        for handle in (fifo, other):
+            for gone in "ab":
+                assert handle.get(pod(gone)) is None
+                assert handle.get_by_key(f"default/{gone}") is None
+                assert f"default/{gone}" not in handle
+            assert names(handle.list()) == ["c"]
+            assert handle.qsize() == 1
+        assert names(other.pop_many(9)) == ["c"]
+
+
+def test_deletes_and_an_empty_replace_leave_nothing_to_pop(fifo: FIFO, pod: Any) -> None:
+    """A queue whose items were all deleted, or replaced by none, blocks until there is one."""
+    fifo.add(pod("a"))
+    fifo.delete(pod("a"))
+    with pytest.raises(queue.Empty):
+        fifo.pop(0.01)
+    fifo.add(pod("b"))
+    fifo.replace([])
+    with pytest.raises(queue.Empty):
+        fifo.pop(0.01)
+    popped: list[Any] = []
+    sleeper = threading.Thread(target=lambda: popped.append(fifo.pop()))
+    sleeper.start()
+    fifo.replace([])
+    fifo.replace([pod("c")])
+    sleeper.join()
+    assert names(popped) == ["c"]
+
+
+def test_the_delete_of_the_last_initial_item_ends_the_wait(fifo: FIFO, pod: Any) -> None:
+    """The delete of the last initial item syncs, with somebody in wait_for_sync or in pop."""
+    fifo.replace([pod("a")], "1")
+    synced: list[bool] = []
+    waiting = threading.Thread(target=lambda: synced.append(fifo.wait_for_sync()))
+    waiting.start()
+    fifo.delete(pod("a"))
+    waiting.join()
+    popped: list[Any] = []
+    consumer = threading.Thread(target=lambda: popped.append(fifo.pop()))
+    consumer.start()
+    assert fifo.has_synced
+    fifo.add(pod("b"))
+    consumer.join()
+    assert synced == [True]
+    assert names(popped) == ["b"]
+
+
+def test_a_popped_item_is_delivered_once(fifo: FIFO, pod: Any) -> None:
+    """A popped item is out of the queue for good; putting it back keeps a newer one."""
+    fifo.add(pod("a", n=1))
+    item = fifo.pop(0)
+    assert fifo.empty()
+    fifo.add(pod("a", n=2))
+    assert fifo.add_if_not_present(item) is False
+    assert fifo.pop(0) == pod("a", n=2)
+    assert fifo.add_if_not_present(item) is True
+    assert fifo.pop(0) == pod("a", n=1)
 
 
 def test_synced_after_the_initial_items_are_gone(fifo: FIFO, pod: Any) -> None:

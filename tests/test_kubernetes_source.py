@@ -6,13 +6,16 @@ decides where chunks are cut and when a connection dies.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
 import os
+import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,6 +27,8 @@ from hypothesis import strategies as st
 
 from shmcache._errors import ApiError, ExpiredError
 from shmcache._types import Event, ListOptions, WatchOptions
+from shmcache.demo._api import Endpoint
+from shmcache.demo.apiserver import ApiServer
 from shmcache.listwatch import ListWatch
 from shmcache.sources import kubernetes as source_module
 from shmcache.sources.kubernetes import list_watch_from_client, split_lines
@@ -226,6 +231,25 @@ def test_watch_passes_the_version_verbatim(server: ScriptedServer, version: str)
     ]
 
 
+@pytest.mark.parametrize("allow_bookmarks", [True, False])
+@pytest.mark.parametrize("version", ["", "0", "42"])
+def test_initial_events_are_asked_for(
+    server: ScriptedServer, version: str, allow_bookmarks: bool
+) -> None:
+    """A watch that begins with what there is says so, and wants the bookmark that ends it."""
+    source = server.pods(stream())
+    assert source.streams_lists
+    options = WatchOptions(version, None, allow_bookmarks, send_initial_events=True)
+    assert list(source.watch(options)) == []
+    assert server.requests[0][1] == {
+        "watch": "true",
+        "resourceVersion": version,
+        "sendInitialEvents": "true",
+        "resourceVersionMatch": "NotOlderThan",
+        "allowWatchBookmarks": "true",
+    }
+
+
 def test_watch_without_timeout_and_bookmarks(server: ScriptedServer) -> None:
     """What a watch does not want is not sent."""
     options = WatchOptions("1", None, allow_bookmarks=False)
@@ -276,6 +300,17 @@ def test_authentication_is_the_clients(server: ScriptedServer) -> None:
     ]
     assert [headers["authorization"] for headers in sent] == ["Bearer one", "Bearer two"]
     assert {headers["accept"] for headers in sent} == {"application/json"}
+
+
+def test_the_clients_proxy_is_used(server: ScriptedServer) -> None:
+    """A proxy that the client is set to gets the request, for the host that was meant."""
+    configuration = kubernetes.client.Configuration(host="http://cluster.invalid")
+    configuration.proxy = server.client.configuration.host
+    client = kubernetes.client.ApiClient(configuration)
+    server.answers.append(answer(EMPTY))
+    list_watch_from_client(client, "pods").list(ListOptions())
+    ((path, _, headers),) = server.requests
+    assert (path, headers["Host"]) == ("/api/v1/pods", "cluster.invalid")
 
 
 def test_api_objects_work_as_client(server: ScriptedServer) -> None:
@@ -342,6 +377,17 @@ def test_error_answers(server: ScriptedServer, call: str, scripted: Answer, expe
     assert len(server.requests) == 1
 
 
+def test_a_server_without_initial_events(server: ScriptedServer) -> None:
+    """A server that cannot stream a list refuses with 422, and lists when it is asked to."""
+    message = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is on"
+    source = server.pods(answer(status(422, message), 422), answer(EMPTY))
+    with pytest.raises(ApiError, match="sendInitialEvents is forbidden") as caught:
+        source.watch(WatchOptions("", 300, send_initial_events=True))
+    assert caught.value.status == 422
+    result: Any = source.list(ListOptions())
+    assert result.resource_version == "7"
+
+
 def test_too_large_version_is_in_the_message(server: ScriptedServer) -> None:
     """The cause that tells a version from the future apart is part of the message."""
     details = {
@@ -377,15 +423,6 @@ def test_refused_connection(call: str) -> None:
         source = list_watch_from_client(client, "pods")
         with pytest.raises(ConnectionRefusedError, match=host):
             source.list(ListOptions()) if call == "list" else source.watch(WatchOptions())
-
-
-def test_tls_failure_says_so(server: ScriptedServer) -> None:
-    """An error of TLS is told apart and names the settings to look at."""
-    host = server.client.configuration.host.replace("http:", "https:")
-    client = kubernetes.client.ApiClient(kubernetes.client.Configuration(host=host))
-    with pytest.raises(ApiError, match=r"TLS failed: .*ssl_ca_cert"):
-        list_watch_from_client(client, "pods").list(ListOptions())
-    client.close()
 
 
 # -- watch ------------------------------------------------------------------------------------
@@ -491,6 +528,36 @@ def is_free(watch: Any) -> bool:
     return watch._socket.fileno() == -1 and watch._response.connection is None
 
 
+# -- a list as a stream -----------------------------------------------------------------------
+
+
+def test_a_streamed_list() -> None:
+    """From a server that can, initial events, their end and the changes come in one stream."""
+    with ApiServer() as embedded:
+        api = Endpoint(url=embedded.url).connect()
+        with contextlib.closing(api.client):
+            core = kubernetes.client.CoreV1Api(api.client)
+            for name in ("a", "b"):
+                core.create_namespaced_pod("ns", {"metadata": {"name": name}})
+            source = list_watch_from_client(core, "pods", "ns")
+            watch: Any = source.watch(WatchOptions("", 60, send_initial_events=True))
+            initial = [next(watch) for _ in range(2)]
+            result: Any = source.list(ListOptions())
+            assert [event.type for event in initial] == ["ADDED", "ADDED"]
+            assert [event.object for event in initial] == result.items
+            end = next(watch)
+            assert end.type == "BOOKMARK"
+            assert end.object["metadata"] == {
+                "resourceVersion": result.resource_version,
+                "annotations": {"k8s.io/initial-events-end": "true"},
+            }
+            core.delete_namespaced_pod("a", "ns")
+            while (event := next(watch)).type == "BOOKMARK":
+                pass
+            assert (event.type, event.object["metadata"]["name"]) == ("DELETED", "a")
+            watch.close()
+
+
 # -- close ------------------------------------------------------------------------------------
 
 
@@ -555,3 +622,141 @@ def test_many_closes_race_with_the_reader(server: ScriptedServer) -> None:
             thread.join(DEADLINE)
             assert not thread.is_alive()
         assert is_free(watch)
+
+
+# -- interrupt --------------------------------------------------------------------------------
+
+
+def half_a_list(handler: BaseHTTPRequestHandler) -> None:
+    """Send the headers and half a body, and then nothing until the client hangs up."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"items": [')
+    silence(handler)
+
+
+def half_an_endless_list(handler: BaseHTTPRequestHandler) -> None:
+    """The same, without a length and on a connection that will not be kept."""
+    handler.send_response(200)
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    handler.wfile.write(b'{"items": [')
+    silence(handler)
+
+
+def interrupted(source: ListWatch, call: Callable[[], Any]) -> BaseException:
+    """The error of a call that blocks, and that another thread interrupts again and again."""
+    errors: list[BaseException] = []
+
+    def block() -> None:
+        try:
+            call()
+        except BaseException as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    deadline = time.monotonic() + DEADLINE
+    while thread.is_alive() and time.monotonic() < deadline:
+        source.interrupt()  # too early, it does nothing: so again
+        thread.join(0.01)
+    assert not thread.is_alive()
+    (error,) = errors
+    return error
+
+
+@pytest.mark.parametrize("slow", [silence, half_a_list, half_an_endless_list])
+@pytest.mark.parametrize("reused", [False, True], ids=["new", "reused"])
+def test_interrupt_ends_a_blocked_list(server: ScriptedServer, slow: Answer, reused: bool) -> None:
+    """A list without an answer, or with half of one, ends at once; the source can be used on."""
+    answers = [answer(EMPTY)] if reused else []
+    source = server.pods(*answers, slow, answer(EMPTY))
+    if reused:
+        source.list(ListOptions())
+    error = interrupted(source, lambda: source.list(ListOptions()))
+    assert type(error) is ApiError
+    result: Any = source.list(ListOptions())
+    assert result.resource_version == "7"
+
+
+def test_interrupt_ends_the_opening_of_a_watch(server: ScriptedServer) -> None:
+    """A watch whose server takes the request and does not answer ends at once, and says why."""
+    source = server.pods(silence)
+    error = interrupted(source, lambda: source.watch(WatchOptions()))
+    assert isinstance(error, ApiError)
+    assert error.message.endswith("/api/v1/pods: interrupted")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_interrupt_ends_a_list_from_a_server_that_only_accepts(scheme: str) -> None:
+    """A server that accepts and says nothing, not even in the TLS handshake, can be left."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        host = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}"
+        client = kubernetes.client.ApiClient(kubernetes.client.Configuration(host=host))
+        source = list_watch_from_client(client, "pods")
+        error = interrupted(source, lambda: source.list(ListOptions()))
+    assert isinstance(error, ApiError)
+    assert error.message.endswith(": interrupted")
+
+
+def test_interrupt_leaves_open_watches_and_other_sources(server: ScriptedServer) -> None:
+    """Only requests of this source that wait for their answer end."""
+    others = server.pods(stream(LINES, end=silence))
+    source = server.pods(stream(LINES, end=silence))
+    watches: list[Any] = [iter(others.watch(WatchOptions())), iter(source.watch(WatchOptions()))]
+    source.interrupt()
+    for watch in watches:
+        assert [next(watch) for _ in EVENTS] == EVENTS
+        watch.close()
+
+
+def test_a_connection_that_is_not_kept_is_closed(server: ScriptedServer) -> None:
+    """That a request could be interrupted does not keep its connection open afterwards."""
+    hung_up = threading.Event()
+
+    def write(handler: BaseHTTPRequestHandler) -> None:
+        answer(EMPTY, headers={"Connection": "close"})(handler)
+        handler.connection.settimeout(DEADLINE)
+        with contextlib.suppress(TimeoutError):
+            handler.rfile.read(1)
+            hung_up.set()
+
+    source = server.pods(write)
+    source.list(ListOptions())
+    assert hung_up.wait(DEADLINE)
+
+
+def test_interrupt_from_a_signal_handler(server: ScriptedServer) -> None:
+    """A handler that runs in the very thread of the list ends it."""
+    source = server.pods(half_a_list)
+    before = signal.signal(signal.SIGALRM, lambda number, frame: source.interrupt())
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    try:
+        with pytest.raises(ApiError):
+            source.list(ListOptions())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_many_interrupts_race_with_requests(server: ScriptedServer) -> None:
+    """However interrupts fall, a list is whole or an error, and nothing is left open."""
+    rounds = 100
+    done = threading.Event()
+    source = server.pods(*[answer(EMPTY)] * rounds)
+
+    def interrupt() -> None:
+        while not done.is_set():
+            source.interrupt()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        for _ in range(rounds):
+            with contextlib.suppress(ApiError):
+                assert source.list(ListOptions()).resource_version == "7"  # type: ignore[union-attr]
+    finally:
+        done.set()
+        thread.join()
+    server.answers.clear()  # a request that was cut before it was sent has taken none

@@ -92,6 +92,28 @@ def test_pods_by_selector(store: Store, selector: Any, expected: list[str]) -> N
     assert sorted(model.metadata.name for model in found) == expected
 
 
+def test_one_pod_by_its_label(store: Store) -> None:
+    """A selector of equality gives exactly the pod that has the label; others exist beside it."""
+    store.add_many([pod(app, app=app) for app in ("foo", "bar", "zab")])
+    assert StoreToPodLister(store).list("app=foo") == [pod("foo", app="foo")]
+    assert "ns/bar" in store
+    assert "ns/none" not in store
+
+
+def test_one_of_ten_by_label(name: str) -> None:
+    """Of 100,000 pods a selector gives the 10,000 that match, all of them, or none."""
+    with Store.create(name, capacity="256MiB") as store:
+        store.replace([pod(f"pod-{i}", tenth=str(i % 10)) for i in range(100_000)])
+        lister = StoreToPodLister(store)
+        found = lister.list("tenth=3")
+        assert {obj["metadata"]["name"] for obj in found} == {
+            f"pod-{i}" for i in range(3, 100_000, 10)
+        }
+        assert len(found) == 10_000
+        assert len(lister.list()) == len(lister.list("")) == 100_000
+        assert lister.list("tenth=none") == []
+
+
 def test_any_object_that_matches_is_a_selector(store: Store) -> None:
     """A selector of the caller's own class is asked with the labels of each pod."""
     store.add_many(PODS[:2])

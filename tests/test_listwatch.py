@@ -56,6 +56,22 @@ def test_a_missing_function_is_named(arguments: tuple[Any, Any]) -> None:
         ListWatch(*arguments)
 
 
+def test_what_else_a_source_can_do() -> None:
+    """streams_lists is kept, false unless said; interrupt() calls its function if there is one."""
+    calls: list[str] = []
+    plain = ListWatch(lambda options: ListResult([]), lambda options: [])
+    assert not plain.streams_lists
+    plain.interrupt()
+    able = ListWatch(
+        plain.list, plain.watch, streams_lists=True, interrupt_func=lambda: calls.append("called")
+    )
+    assert able.streams_lists
+    able.interrupt()
+    assert calls == ["called"]
+    with pytest.raises(TypeError, match="interrupt_func"):
+        ListWatch(plain.list, plain.watch, interrupt_func="stop")  # type: ignore[arg-type]
+
+
 def test_list_watch_is_frozen() -> None:
     """The functions of a ListWatch cannot be exchanged."""
     source = ListWatch(lambda options: ListResult([]), lambda options: [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -174,6 +175,63 @@ def test_pause_holds_everything_back() -> None:
     for thread in threads:
         thread.join(DEADLINE)
     assert sorted(answers) == ["2", "ADDED"]
+
+
+def test_interrupt_fails_what_waits() -> None:
+    """A list and a watch that wait for resume() fail; what comes later waits again, and open
+    watches stay."""
+    source = MemorySource([pod("a")])
+    watch = source.watch(WatchOptions("1"))
+    source.pause()
+    failed: list[str] = []
+
+    def ask(call: Callable[[], object]) -> None:
+        with pytest.raises(InterruptedError) as caught:
+            call()
+        failed.append(str(caught.value))
+
+    calls = [lambda: source.list(NOW), lambda: source.watch(WatchOptions("1"))]
+    threads = [threading.Thread(target=ask, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    with source._changed:
+        assert source._changed.wait_for(lambda: len(source.requests) == 3, DEADLINE)
+    source.interrupt()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert sorted(failed) == ["the list was interrupted", "the watch was interrupted"]
+    source.resume()
+    assert names(source) == ["a"]
+    assert next(watch).type == "ADDED"
+
+
+def test_initial_events_are_of_now() -> None:
+    """What is there comes first, then the bookmark that says so, then the changes; also from a
+    version that has expired, but not from one of the future."""
+    source = MemorySource([pod("b"), pod("a")], kind="Node")
+    source.expire()
+    version = source.list(NOW).resource_version
+    watch = source.watch(WatchOptions("2", send_initial_events=True))
+    source.delete("a")
+    source.disconnect()
+    first, second, end, change = watch
+    assert [event.object["metadata"]["name"] for event in (first, second)] == ["a", "b"]
+    assert (end.type, end.object["kind"]) == ("BOOKMARK", "Node")
+    assert end.object["metadata"] == {
+        "resourceVersion": version,
+        "annotations": {"k8s.io/initial-events-end": "true"},
+    }
+    assert change.type == "DELETED"
+    with pytest.raises(ApiError):
+        source.watch(WatchOptions("99", send_initial_events=True))
+
+
+def test_no_bookmark_to_those_who_allow_none() -> None:
+    """Initial events without bookmarks have no end to be seen."""
+    source = MemorySource([pod("a")])
+    watch = source.watch(WatchOptions("", allow_bookmarks=False, send_initial_events=True))
+    source.disconnect()
+    assert [event.type for event in watch] == ["ADDED"]
 
 
 def test_wrong_events_do_not_reach_a_store(store: Store) -> None:

@@ -1,30 +1,45 @@
 """The reflector's rules, one test a rule, against a scripted source.
 
-Most tests run the reflector in their own thread: the script stops it when it is used up, its
-clock moves only when the script says so, and pauses are recorded instead of waited for.
+Most tests run the reflector in their own thread, through a script: see ``tests.reflecting``.
 """
 
 from __future__ import annotations
 
+import copy
+import gc
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shmcache import FIFO, Store
 from shmcache._backoff import Backoff
-from shmcache._errors import ApiError, CapacityError, ExpiredError
+from shmcache._errors import ApiError, CapacityError, ExpiredError, KeyFuncError
 from shmcache._types import Event, ListOptions, ListResult, WatchOptions
-from shmcache.keys import meta_namespace_key_func
 from shmcache.listwatch import ListWatch
 from shmcache.reflector import Reflector
-
-DEADLINE = 30.0
-REFUSED = ConnectionRefusedError(111, "connection refused")
-TOO_MANY = ApiError(429, "slow down")
+from shmcache.sources.memory import MemorySource
+from tests.reflecting import (
+    DEADLINE,
+    EMPTY,
+    REFUSED,
+    TOO_MANY,
+    Clock,
+    RecordingStore,
+    Run,
+    Script,
+    Short,
+    Silent,
+    Stream,
+    Wait,
+    bookmark,
+    pod,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -33,152 +48,6 @@ def no_thread_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     assert set(threading.enumerate()) <= before
-
-
-def pod(name: str, version: int | str, **fields: Any) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": "ns", "resourceVersion": str(version)}
-    return {"kind": "Pod", "apiVersion": "v1", "metadata": metadata, **fields}
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class RecordingStore:
-    """A dict by key that remembers every write; ``refuses`` are raised for those names."""
-
-    def __init__(self) -> None:
-        self.content: dict[str, Any] = {}
-        self.writes: list[tuple[str, str]] = []
-        self.refuses: dict[str, Exception] = {}
-
-    def _write(self, call: str, obj: Any) -> str:
-        key = meta_namespace_key_func(obj)
-        self.writes.append((call, key.removeprefix("ns/")))
-        if key.removeprefix("ns/") in self.refuses:
-            raise self.refuses[key.removeprefix("ns/")]
-        return key
-
-    def add(self, obj: Any) -> None:
-        self.content[self._write("add", obj)] = obj
-
-    def update(self, obj: Any) -> None:
-        self.content[self._write("update", obj)] = obj
-
-    def delete(self, obj: Any) -> None:
-        self.content.pop(self._write("delete", obj), None)
-
-    def replace(self, objs: Sequence[Any], resource_version: str = "") -> None:
-        if "replace" in self.refuses:
-            raise self.refuses.pop("replace")
-        self.writes.append(("replace", resource_version))
-        self.content = {meta_namespace_key_func(obj): obj for obj in objs}
-
-    @property
-    def names(self) -> list[str]:
-        return sorted(key.removeprefix("ns/") for key in self.content)
-
-
-class Stream:
-    """One scripted watch: events, exceptions to raise and functions to call, in order."""
-
-    def __init__(self, script: Script, steps: Sequence[Any], seconds: float) -> None:
-        self.script, self.steps, self.seconds = script, steps, seconds
-        self.closed = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        for step in self.steps:
-            if isinstance(step, Exception):
-                raise step
-            if callable(step):
-                step()
-            else:
-                yield step
-        self.script.clock.now += self.seconds
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-class Short(list[Any]):
-    """The steps of a watch that ends after 10 ms."""
-
-
-class Script:
-    """A source that answers from two lists, and stops the reflector when one is used up."""
-
-    def __init__(self, lists: Sequence[Any], watches: Sequence[Any]) -> None:
-        self.lists, self.watches = list(lists), list(watches)
-        self.clock = Clock()
-        self.calls: list[ListOptions | WatchOptions] = []
-        self.streams: list[Stream] = []
-        self.stop: Callable[[], object] = lambda: None
-
-    def list(self, options: ListOptions) -> Any:
-        return self._answer(self.lists, options)
-
-    def watch(self, options: WatchOptions) -> Stream:
-        steps = self._answer(self.watches, options)
-        self.streams.append(Stream(self, steps, 0.01 if isinstance(steps, Short) else 300.0))
-        return self.streams[-1]
-
-    def _answer(self, answers: Any, options: ListOptions | WatchOptions) -> Any:
-        if not answers:
-            self.stop()
-            raise RuntimeError("the script is over")
-        self.calls.append(options)
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    @property
-    def listed(self) -> Sequence[ListOptions]:
-        return [call for call in self.calls if isinstance(call, ListOptions)]
-
-    @property
-    def watched(self) -> Sequence[str]:
-        return [call.resource_version for call in self.calls if isinstance(call, WatchOptions)]
-
-
-class Run:
-    """A reflector that ran through a script, and all that it did."""
-
-    def __init__(
-        self,
-        lists: Sequence[Any],
-        watches: Sequence[Any],
-        expected_type: Any = None,
-        store: RecordingStore | None = None,
-        **options: Any,
-    ) -> None:
-        self.source = Script(lists, watches)
-        self.store = store or RecordingStore()
-        self.pauses: list[float] = []
-
-        def pause(seconds: float) -> bool:
-            self.pauses.append(seconds)
-            return False
-
-        options.setdefault("backoff", Backoff(jitter=0.0, clock=self.source.clock))
-        self.reflector = Reflector(
-            self.source,
-            expected_type,
-            self.store,
-            _clock=self.source.clock,
-            _random=lambda: 0.5,
-            _wait=pause,
-            **options,
-        )
-        self.source.stop = self.reflector.stop
-        self.reflector.run()
-        self.stats = self.reflector.stats()
-
-
-EMPTY: ListResult[Any] = ListResult([], "10")
 
 
 # -- list -------------------------------------------------------------------------------------
@@ -350,6 +219,84 @@ def test_listed_items_of_a_wrong_type_are_dropped(caplog: pytest.LogCaptureFixtu
     assert run.stats.dropped == 1
     assert "Secret ns/secret" in caplog.text
     assert "hush" not in caplog.text
+
+
+class Weak(dict[str, Any]):
+    """An object that tells whether it is still there."""
+
+
+def test_a_page_is_freed_before_the_next() -> None:
+    """With a transform, the objects of a page are gone when the next page is asked for."""
+    pages: list[list[weakref.ref[Weak]]] = []
+    alive: list[int] = []
+
+    def list_func(options: ListOptions) -> ListResult[Any]:
+        gc.collect()
+        alive.append(sum(ref() is not None for page in pages for ref in page))
+        number = len(pages)
+        items = [Weak(pod(f"p{number}-{i}", 1)) for i in range(3)]
+        pages.append([weakref.ref(item) for item in items])
+        return ListResult(items, "10", "more" if number < 2 else "")
+
+    store = RecordingStore()
+    source = Script([], [[]])
+    listing = ListWatch(list_func, source.watch)
+    reflector = Reflector(listing, None, store, transform=dict, _clock=source.clock)
+    source.stop = reflector.stop
+    reflector.run()
+    assert alive == [0, 0, 0]
+    assert len(store.content) == 9
+
+
+def names_of(store: Any) -> list[str]:
+    return sorted(obj["metadata"]["name"] for obj in store.list())
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        ({"metadata": {}}, "empty metadata.name"),
+        ({"metadata": {"name": 7}}, "must be a str"),
+        ({"kind": "Pod"}, "has no metadata"),
+        (7, "has no metadata"),
+        (pod("c", 3, number=1 << 70), "cannot encode"),
+    ],
+)
+def test_items_that_the_store_cannot_hold_are_dropped(
+    store: Store, bad: Any, error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A listed object without a key, or that cannot be encoded, is dropped, counted and logged
+    once; all the others are stored, at the list's version."""
+    items = [bad, pod("a", 1), bad, pod("b", 2), copy.deepcopy(bad)]
+    with caplog.at_level(logging.WARNING, "shmcache.reflector"):
+        run = Run([ListResult(items, "10")], [[]], store=store)
+    assert names_of(store) == ["a", "b"]
+    assert (store.has_synced, store.resource_version) == (True, "10")
+    assert run.stats.lists == 1
+    assert run.stats.dropped == 3
+    assert run.stats.errors == 0
+    assert [error in record.message for record in caplog.records] == [True]
+
+
+def test_a_list_of_nothing_that_can_be_held_is_an_empty_one(store: Store) -> None:
+    """If no item at all has a key, the store has synced and is empty."""
+    store.add(pod("old", 1))
+    run = Run(
+        [ListResult([{"metadata": {"uid": str(i)}} for i in range(50)], "10")], [[]], store=store
+    )
+    assert names_of(store) == []
+    assert store.has_synced
+    assert run.stats.dropped == 50
+
+
+def test_a_refusal_of_something_else_is_an_error() -> None:
+    """An error that names no listed object fails the list, and is not guessed at."""
+    store = RecordingStore()
+    store.refuses["replace"] = KeyFuncError("somebody else's", pod("x", 1))
+    run = Run([ListResult([pod("a", 1)], "10"), ListResult([pod("a", 1)], "11")], [[]], store=store)
+    assert run.stats.dropped == 0
+    assert run.stats.errors == 1
+    assert run.source.watched == ["11"]
 
 
 # -- watch ------------------------------------------------------------------------------------
@@ -580,6 +527,318 @@ def test_store_equals_each_list_whatever_came_before() -> None:
     assert after_list == [["a", "b"], ["c"], []]
 
 
+# -- transform --------------------------------------------------------------------------------
+
+
+def test_transform_is_applied_once_to_each_object() -> None:
+    """Listed items and the objects of ADDED, MODIFIED and DELETED go through it once and enter the
+    store as it made them; bookmarks, wrong types and unknown events do not."""
+    calls: list[tuple[str, str]] = []
+
+    def transform(obj: Any) -> Any:
+        calls.append((obj["metadata"]["name"], obj["metadata"]["resourceVersion"]))
+        return {**obj, "slim": True}
+
+    steps = [
+        Event("ADDED", pod("b", 11)),
+        Event("MODIFIED", pod("a", 12)),
+        bookmark(13),
+        Event("RENAMED", pod("a", 14)),
+        Event("ADDED", pod("n", 15, kind="Node")),
+        Event("DELETED", pod("b", 16)),
+    ]
+    listed = ListResult([pod("a", 1), pod("n", 2, kind="Node")], "10")
+    run = Run([listed], [steps], "v1/Pod", transform=transform)
+    assert calls == [("a", "1"), ("b", "11"), ("a", "12"), ("b", "16")]
+    assert run.store.writes == [("replace", "10"), ("add", "b"), ("update", "a"), ("delete", "b")]
+    assert [obj["slim"] for obj in run.store.content.values()] == [True]
+
+
+def test_the_version_is_that_of_the_object_as_it_came() -> None:
+    """A transform may leave out the version."""
+
+    def transform(obj: Any) -> Any:
+        del obj["metadata"]["resourceVersion"]
+        return obj
+
+    run = Run([EMPTY], [[Event("ADDED", pod("a", 11))], []], transform=transform)
+    assert run.source.watched == ["10", "11"]
+
+
+def test_what_transform_fails_on_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """A listed item or an event is dropped, counted, and logged without its content; the version
+    advances and what stands around it is stored."""
+
+    def transform(obj: Any) -> Any:
+        if "hush" in obj:
+            raise ValueError(obj)
+        return obj
+
+    listed = ListResult([pod("a", 1), pod("b", 2, hush="hush"), pod("c", 3, hush="hush")], "10")
+    steps = [Event("MODIFIED", pod("a", 11, hush="hush")), Event("ADDED", pod("d", 12))]
+    with caplog.at_level(logging.DEBUG, "shmcache.reflector"):
+        run = Run(
+            [listed], [[*steps, Event("ADDED", pod("e", 13, hush="hush"))], []], transform=transform
+        )
+    assert run.store.names == ["a", "d"]
+    assert (run.stats.dropped, run.stats.errors) == (4, 0)
+    assert run.source.watched == ["10", "13"]
+    assert "ns/b" in caplog.text
+    assert "ValueError" in caplog.text
+    assert "hush" not in caplog.text
+
+
+def test_transform_is_checked() -> None:
+    """What cannot be called is refused when the reflector is made."""
+    with pytest.raises(TypeError, match="transform must be callable"):
+        Reflector(Silent(), None, RecordingStore(), transform="slim")  # type: ignore[arg-type]
+
+
+# -- internal errors --------------------------------------------------------------------------
+
+INTERNAL = Event("ERROR", {"kind": "Status", "code": 500, "message": "boom"})
+
+
+def failing(seconds: float, error: Any = INTERNAL) -> list[Any]:
+    """A watch that fails so many seconds after it was opened."""
+    return [Wait(seconds), error]
+
+
+def test_internal_errors_are_listed_after_by_default() -> None:
+    """A 500, as an event and as an answer, is not retried unless that was asked for."""
+    for error in (INTERNAL, ApiError(500, "no")):
+        run = Run([EMPTY, EMPTY], [[error], []])
+        assert len(run.source.listed) == 2
+
+
+def test_internal_errors_are_retried_in_a_window() -> None:
+    """With a window of 30 s, and an error each second, 31 watches follow without a list, each after
+    a pause; then one list."""
+    watches = [*[failing(1.0)] * 32, []]
+    run = Run([EMPTY, EMPTY], watches, internal_error_retry=30.0)
+    kinds = [type(call) for call in run.source.calls]
+    assert kinds == [ListOptions, *[WatchOptions] * 32, ListOptions, WatchOptions]
+    assert len(run.pauses) == 32
+    assert run.stats.errors == 32
+
+
+def test_a_quiet_minute_opens_a_new_window() -> None:
+    """A minute without such an error makes the next one the first of another window."""
+    watches = [*[failing(2.0)] * 15, failing(60.0), *[failing(2.0)] * 15, failing(59.0), []]
+    run = Run([EMPTY, EMPTY], watches, internal_error_retry=30.0)
+    kinds = [type(call) for call in run.source.calls]
+    assert kinds == [ListOptions, *[WatchOptions] * 32, ListOptions, WatchOptions]
+
+
+def test_a_quiet_minute_may_hold_good_watches_and_no_pause() -> None:
+    """Watches that end well count as quiet, the pauses between the tries do not."""
+    clock = Clock()
+
+    def pause(seconds: float) -> bool:
+        clock.now += 100.0
+        return False
+
+    source = Script([EMPTY, EMPTY], [failing(1.0), failing(1.0), []])
+    source.clock = clock
+    reflector = Reflector(
+        source, None, RecordingStore(), internal_error_retry=30.0, _clock=clock, _wait=pause
+    )
+    source.stop = reflector.stop
+    reflector.run()
+    assert len(source.listed) == 2
+
+    run = Run([EMPTY], [failing(1.0), [], failing(1.0), []], internal_error_retry=30.0)
+    assert len(run.source.listed) == 1
+
+
+def test_a_list_opens_a_new_window() -> None:
+    """The window belongs to one list: after the next the retries begin anew."""
+    watches = [failing(1.0), failing(31.0), failing(1.0), []]
+    run = Run([EMPTY, EMPTY], watches, internal_error_retry=30.0)
+    assert len(run.source.listed) == 2
+    assert len(run.source.watched) == 4
+
+
+@pytest.mark.parametrize(
+    "error", [ApiError(503, "no"), ApiError(0, "cut"), OSError("broken"), ExpiredError()]
+)
+def test_other_errors_are_never_retried_so(error: Exception) -> None:
+    """Within the window too, any error but 500 leads to a list."""
+    run = Run([EMPTY, EMPTY], [failing(1.0), failing(1.0, error), []], internal_error_retry=30.0)
+    assert len(run.source.listed) == 2
+
+
+# -- silence ----------------------------------------------------------------------------------
+
+
+class Stalled(Silent):
+    """A source whose first watch gives some events and then nothing; the second ends the test."""
+
+    def __init__(self, *steps: Any, closing_fails: bool = False) -> None:
+        super().__init__()
+        self.steps = steps
+        self.closing_fails = closing_fails
+        self.clock = Clock()
+        self.versions: list[str] = []
+        self.stop: Callable[[], object] = lambda: None
+
+    def watch(self, options: WatchOptions) -> Any:
+        self.versions.append(options.resource_version)
+        if len(self.versions) == 2:
+            self.stop()
+            return []
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        for step in self.steps:
+            if isinstance(step, Wait):
+                self.clock.now += step.seconds
+            else:
+                yield step
+        self.watching.set()
+        assert self.closing.wait(DEADLINE)
+        if self.closing_fails:
+            raise OSError("closed under its reader")
+
+
+@pytest.mark.parametrize(
+    ("steps", "version", "waits", "times"),
+    [
+        ([], "10", [315.0], [315.0]),
+        ([Wait(100), Event("ADDED", pod("a", 11))], "11", [315.0, 100.0], [315.0, 415.0]),
+        ([Wait(100), bookmark(12)], "12", [315.0, 100.0], [315.0, 415.0]),
+        ([Wait(100), "no event"], "10", [315.0, 100.0], [315.0, 415.0]),
+    ],
+)
+@pytest.mark.parametrize("closing_fails", [False, True])
+def test_a_silent_watch_is_closed_and_resumed(
+    steps: list[Any], version: str, waits: list[float], times: list[float], closing_fails: bool
+) -> None:
+    """Nothing for the watch's own time and 15 s ends it from outside, as any watch ends: the next
+    is at the last version, with no list, pause or error. Whatever comes counts as a sign of life,
+    and nobody looks before the time."""
+    source = Stalled(*steps, closing_fails=closing_fails)
+    waited: list[float] = []
+    left = iter(times)
+
+    def attend(seconds: float) -> bool:
+        assert source.watching.wait(DEADLINE)
+        if source.closed:
+            return reflector._stopping.wait(DEADLINE)
+        waited.append(seconds)
+        source.clock.now = next(left)
+        return False
+
+    reflector = Reflector(
+        source,
+        None,
+        RecordingStore(),
+        watch_timeout=(300, 300),
+        _clock=source.clock,
+        _attend_wait=attend,
+    )
+    source.stop = reflector.stop
+    reflector.run()
+    assert waited == waits
+    assert source.closed == 1
+    assert source.versions == ["10", version]
+    assert source.lists == 1
+    assert reflector.stats().errors == 0
+
+
+def test_a_watch_that_speaks_is_left_open() -> None:
+    """A sign of life that comes while the attendant looks at another clock saves the watch."""
+    source = Silent()
+    looks: list[float] = []
+    looked = threading.Event()
+    now = Clock()
+
+    def attend(seconds: float) -> bool:
+        assert source.watching.wait(DEADLINE)
+        looks.append(seconds)
+        if len(looks) == 3:
+            looked.set()
+            return reflector._stopping.wait(DEADLINE)
+        now.now += 100.0
+        return False
+
+    reflector = Reflector(
+        source, None, RecordingStore(), watch_timeout=(300, 300), _clock=now, _attend_wait=attend
+    )
+    with reflector:
+        assert looked.wait(DEADLINE)
+        assert source.closed == 0
+    assert looks == [315.0, 215.0, 115.0]
+
+
+# -- errors of a watch, from end to end -------------------------------------------------------
+
+
+def test_a_corrupt_object_disappears_with_the_next_list() -> None:
+    """An ERROR event about an object that cannot be read leads to a list without it: the others
+    stay, and the version is the new list's."""
+    lists = [ListResult([pod("a", 1), pod("corrupt", 2)], "10"), ListResult([pod("a", 1)], "20")]
+    error = Event("ERROR", {"kind": "Status", "code": 500, "message": "unable to decode an object"})
+    run = Run(lists, [[Event("ADDED", pod("b", 11)), error], []])
+    assert run.store.names == ["a"]
+    assert run.source.watched == ["10", "20"]
+
+
+def test_versions_of_an_unordered_beginning_are_not_taken() -> None:
+    """A watch without a version begins with what is there in any order: the versions of ADDED
+    events count only after a bookmark or another event."""
+    first = [Event("ADDED", pod("a", 9)), Event("ADDED", pod("b", 3))]
+    second = [*first, Event("MODIFIED", pod("a", 12)), Event("ADDED", pod("c", 14))]
+    third = [Event("ADDED", pod("d", 15))]
+    run = Run([ListResult([], "")], [first, second, third, []])
+    assert run.source.watched == ["", "", "14", "15"]
+    run = Run([ListResult([], "")], [[*first, bookmark(20)], []])
+    assert run.source.watched == ["", "20"]
+
+
+def test_a_queue_gets_each_event_in_order(fifo: FIFO) -> None:
+    """List at version 1, watch from 1, closed after 3, watched again from 3 without a list: five
+    items are popped in order, with versions 2 to 6."""
+    watches = [
+        [Event("ADDED", pod("a", 2)), Event("ADDED", pod("b", 3))],
+        [Event("ADDED", pod(name, version)) for name, version in [("c", 4), ("d", 5), ("e", 6)]],
+        [],
+    ]
+    run = Run([ListResult([], "1")], watches, store=fifo)
+    popped = [
+        (obj["metadata"]["name"], obj["metadata"]["resourceVersion"]) for obj in fifo.pop_many(9)
+    ]
+    assert popped == [("a", "2"), ("b", "3"), ("c", "4"), ("d", "5"), ("e", "6")]
+    assert run.source.watched == ["1", "3", "6"]
+    assert len(run.source.listed) == 1
+
+
+def test_a_queue_equals_each_list(fifo: FIFO) -> None:
+    """Six rounds of events, deletes, list errors, watch errors and new lists: at each list that
+    succeeds the queue holds what the list said."""
+    seen: list[list[str]] = []
+
+    def look() -> None:
+        seen.append(names_of(fifo))
+
+    lists = [
+        ListResult([pod("a", 1)], "1"),
+        ListResult([pod("a", 1), pod("b", 3)], "4"),
+        ApiError(500, "no"),
+        ListResult([pod("c", 5)], "6"),
+        ListResult([], "8"),
+    ]
+    watches = [
+        [look, Event("ADDED", pod("b", 3)), Event("DELETED", pod("a", 4)), ExpiredError()],
+        [look, ApiError(500, "no")],
+        ApiError(500, "no"),
+        [look, Event("MODIFIED", pod("d", 9))],
+    ]
+    Run(lists, watches, store=fifo)
+    assert seen == [["a"], ["a", "b"], []]
+    assert names_of(fifo) == ["d"]
+
+
 # -- against a model of a server --------------------------------------------------------------
 
 ACTIONS = st.one_of(
@@ -595,8 +854,9 @@ class ModelServer:
     Changes happen while a watch is open and while none is; ``compact`` forgets the history.
     """
 
-    def __init__(self, actions: list[tuple[str, str]]) -> None:
+    def __init__(self, actions: list[tuple[str, str]], streams_lists: bool = False) -> None:
         self.actions = list(actions)
+        self.streams_lists = streams_lists
         self.objects: dict[str, Any] = {}
         self.history: list[Event[Any]] = []
         self.forgotten = 0
@@ -633,7 +893,18 @@ class ModelServer:
 
     def watch(self, options: WatchOptions) -> Iterator[Event[Any]]:
         self.answer()
+        if options.send_initial_events:
+            return self.initial_events()
         return self.events(int(options.resource_version))
+
+    def initial_events(self) -> Iterator[Event[Any]]:
+        seen = self.version
+        for obj in list(self.objects.values()):
+            yield Event("ADDED", obj)
+            if self.act() == "cut":
+                return
+        yield bookmark(seen, end="true")
+        yield from self.events(seen)
 
     def events(self, seen: int) -> Iterator[Event[Any]]:
         while True:
@@ -654,10 +925,11 @@ class ModelServer:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(ACTIONS, max_size=30))
-def test_store_follows_any_server(actions: list[tuple[str, str]]) -> None:
-    """Whatever changes and fails on the server, the store ends equal to it, object by object."""
-    server = ModelServer(actions)
+@given(st.lists(ACTIONS, max_size=30), st.booleans())
+def test_store_follows_any_server(actions: list[tuple[str, str]], streams_lists: bool) -> None:
+    """Whatever changes and fails on the server, and whether it streams its lists or not, the store
+    ends equal to it, object by object."""
+    server = ModelServer(actions, streams_lists)
     store = RecordingStore()
     reflector = Reflector(server, "v1/Pod", store, _wait=lambda seconds: False)
     server.stop = reflector.stop
@@ -668,32 +940,6 @@ def test_store_follows_any_server(actions: list[tuple[str, str]]) -> None:
 
 
 # -- life cycle, with threads -----------------------------------------------------------------
-
-
-class Silent:
-    """A source whose watches give nothing until they are closed."""
-
-    def __init__(self) -> None:
-        self.lists = 0
-        self.watching = threading.Event()
-        self.closing = threading.Event()
-        self.closed = 0
-
-    def list(self, options: ListOptions) -> ListResult[Any]:
-        self.lists += 1
-        return EMPTY
-
-    def watch(self, options: WatchOptions) -> Silent:
-        return self
-
-    def __iter__(self) -> Iterator[Event[Any]]:
-        self.watching.set()
-        assert self.closing.wait(DEADLINE)
-        return iter(())
-
-    def close(self) -> None:
-        self.closed += 1
-        self.closing.set()
 
 
 def test_stop_ends_a_blocked_watch() -> None:
@@ -779,6 +1025,52 @@ def test_stop_from_the_reflectors_own_thread_does_not_wait() -> None:
     assert stopped == [False]
     assert source.streams[0].closed == 1
     assert reflector.stop()
+
+
+def test_stop_interrupts_a_blocked_list() -> None:
+    """A list that waits for a server ends at stop(), if the source can be interrupted."""
+    source = MemorySource()
+    source.pause()
+    store = RecordingStore()
+    reflector = Reflector(
+        ListWatch(source.list, source.watch, False, source.interrupt), None, store
+    )
+    reflector.start()
+    with source._changed:
+        assert source._changed.wait_for(lambda: len(source.requests) == 1, DEADLINE)
+    assert reflector.stop(DEADLINE)
+    assert store.writes == []
+    assert reflector.stats().errors == 0
+
+
+@pytest.mark.parametrize("by_event", [True, False])
+def test_no_call_slips_through_a_stop(by_event: bool) -> None:
+    """A list that begins just after stop() interrupted the source is ended by a later
+    interruption: they go on until the reflector has ended."""
+    stop = threading.Event()
+    blocked, released = threading.Event(), threading.Event()
+    interruptions: list[bool] = []
+
+    def list_func(options: ListOptions) -> ListResult[Any]:
+        if by_event:
+            stop.set()
+        else:
+            reflector.stop()  # in its own thread, as a signal handler does: it interrupts once
+        blocked.set()
+        assert released.wait(DEADLINE)
+        raise OSError("interrupted")
+
+    def interrupt() -> None:
+        interruptions.append(blocked.is_set())
+        if interruptions.count(True) == 3:
+            released.set()
+        raise RuntimeError("a source may fail at this too")
+
+    source = ListWatch(list_func, lambda options: [], interrupt_func=interrupt)
+    reflector = Reflector(source, None, RecordingStore())
+    reflector.run(stop if by_event else None)
+    assert released.is_set()
+    assert reflector.stats().errors == 0
 
 
 def test_stop_while_a_watch_opens_closes_it() -> None:
@@ -923,7 +1215,12 @@ def test_stats_count() -> None:
     assert (run.stats.dropped, run.stats.errors) == (1, 2)
     assert run.stats.last_error == "ExpiredError: 410: old"
     assert run.stats.last_event_monotonic == 300.0
-    assert Reflector(run.source, None, store).stats().last_event_monotonic is None
+    assert run.stats.last_contact_monotonic == 600.0
+    assert run.stats.last_error_monotonic == 600.0
+    fresh = Reflector(run.source, None, store).stats()
+    assert fresh.last_event_monotonic is None
+    assert fresh.last_contact_monotonic is None
+    assert fresh.last_error_monotonic is None
 
 
 def test_log_is_quiet_by_default_and_names_the_reflector(
@@ -952,6 +1249,7 @@ def test_expected_type_is_checked(expected_type: Any, error: type[Exception]) ->
     [
         {"resync_period": -1.0},
         {"page_size": -1},
+        {"internal_error_retry": -1.0},
         {"watch_timeout": (0, 10)},
         {"watch_timeout": (20, 10)},
     ],

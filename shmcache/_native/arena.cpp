@@ -915,7 +915,7 @@ uint64_t Arena::size() const { return segment_->meta().live.load(acquire); }
 bool Arena::has_synced() const {
   const Meta& m = segment_->meta();
   if (m.populated.load(acquire) == 0) return false;
-  return segment_->kind() == Kind::kStore || m.initial_last_seq.load(acquire) == 0;
+  return segment_->kind() != Kind::kFifo || m.initial_last_seq.load(acquire) == 0;
 }
 
 Status Arena::wait_change(uint64_t version, uint64_t deadline, uint64_t& now) {

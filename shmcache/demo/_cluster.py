@@ -81,12 +81,17 @@ class Watch:
             self._event(b"ADDED", entry, entry.revision)
         self.revision = revision
 
-    def bookmark(self, revision: int) -> None:
+    def bookmark(self, revision: int, *, ends_initial_events: bool = False) -> None:
         """Tell that this watcher has seen everything up to ``revision``."""
         self.revision = max(self.revision, revision)
+        annotations = b'"annotations":{"k8s.io/initial-events-end":"true"},'
         self.send(
-            b'{"type":"BOOKMARK","object":{%s"metadata":{"resourceVersion":"%d"}}}\n'
-            % (self.selection.resource.type_meta, self.revision)
+            b'{"type":"BOOKMARK","object":{%s"metadata":{%s"resourceVersion":"%d"}}}\n'
+            % (
+                self.selection.resource.type_meta,
+                annotations if ends_initial_events else b"",
+                self.revision,
+            )
         )
 
     def _event(self, kind: bytes, entry: Entry, revision: int) -> None:

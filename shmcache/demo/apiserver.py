@@ -2,9 +2,9 @@
 
 For demos, examples and tests that want the real wire without a cluster. It holds pods, nodes,
 namespaces, services and configmaps of ``/api/v1``, and serves them as a real server does to a
-client that lists (pages, selectors), watches (resume, bookmarks, timeouts, 410) and writes
-(create, replace, merge patch, delete, binding). What it leaves out is said in ``_cluster``. There
-is no authentication: it listens on loopback only.
+client that lists (pages, selectors), watches (resume, bookmarks, initial events, timeouts, 410)
+and writes (create, replace, merge patch, delete, binding). What it leaves out is said in
+``_cluster``. There is no authentication: it listens on loopback only.
 
 From a shell, ``python -m shmcache.demo.apiserver --port 0`` prints its URL on one line; from
 Python, :class:`ApiServer` runs it as a process of its own.
@@ -255,10 +255,13 @@ class _Connection(asyncio.Protocol):
 
     def _start_watch(self, selection: Selection, version: str, query: dict[str, str]) -> None:
         timeout, bookmarks = _number(query, "timeoutSeconds"), _flag(query, "allowWatchBookmarks")
+        initial_events = _flag(query, "sendInitialEvents")  # of now, which no version is newer than
         backlog: list[bytes] = []
         try:
             # Collected first: the head of the answer goes before it, and to no refused watch.
-            watch = self._cluster.watch(selection, backlog.append, version)
+            watch = self._cluster.watch(
+                selection, backlog.append, "" if initial_events else version
+            )
         except StatusError as error:
             if error.code != 410:
                 raise
@@ -266,6 +269,8 @@ class _Connection(asyncio.Protocol):
             self._send_chunk(dumps({"type": "ERROR", "object": error.status}) + b"\n")
             self._end_watch()
             return
+        if initial_events:
+            watch.bookmark(self._cluster.revision, ends_initial_events=True)
         self._watch = watch
         watch.send = self._send_chunk
         self._send_watch_head()

@@ -11,9 +11,12 @@ the server says                          the caller sees
 =======================================  ==================================================
 a line of a watch                        :class:`~shmcache.Event`
 410, as HTTP status or as ERROR event    :class:`~shmcache.ExpiredError`
+401                                      :class:`~shmcache.ApiError`; the next request asks the
+                                         client for its token again
 another status, either way               :class:`~shmcache.ApiError`, with ``retry_after``
 nothing listens at the address           :class:`ConnectionRefusedError`
 TLS fails, or no connection otherwise    :class:`~shmcache.ApiError` with status 0
+``interrupt()`` during a request         the same
 the end of a watch, or a cut connection  the iterator ends; half a line is thrown away
 silence past ``timeout_seconds``         the same
 a line that is no event                  :class:`~shmcache.ApiError` with status 0
@@ -22,7 +25,8 @@ a line that is no event                  :class:`~shmcache.ApiError` with status
 A cut watch is no error, because the next watch resumes at the last version that was seen
 (client-go treats it so too).
 
-May import: ``_errors``, ``_types``, ``listwatch``; msgspec and urllib3 when a source is made.
+May import: ``_errors``, ``_types``, ``listwatch``, ``sources._interruptible``, ``sources._tls``;
+msgspec and urllib3 when a source is made.
 """
 
 from __future__ import annotations
@@ -41,6 +45,8 @@ from urllib.parse import quote, urlencode
 from shmcache._errors import ApiError
 from shmcache._types import Event, ListOptions, ListResult, WatchOptions
 from shmcache.listwatch import ListWatch, error_from_status, read_list
+from shmcache.sources._interruptible import Interruptible
+from shmcache.sources._tls import explain_tls_error, is_answer_of_tls
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -62,6 +68,11 @@ _KEEPALIVE = {  # a dead peer or a forgotten NAT entry shows after about a minut
 }
 _PIECE = 1 << 16  # most bytes of one read
 _MOST_ERROR_BYTES = 1 << 16  # of an error's body
+_SPEAKS_TLS = "the server speaks TLS on this port: the host must begin with https://"
+_UNAUTHORIZED = (
+    "the server does not accept the client's credential: renew the token or the certificate; the "
+    "next request asks the client for its token again"
+)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
@@ -82,9 +93,10 @@ def list_watch_from_client(
 
     Objects are plain dicts. The source may be used from any thread, and each ``list`` and
     ``watch`` is one request: nothing is retried here. The watch's ``close()`` ends a blocked
-    read at once, from any thread. Raises :class:`ImportError` without msgspec or urllib3, and
-    :class:`TypeError` or :class:`ValueError` for arguments that cannot be meant. After
-    client-go's ``NewListWatchFromClient``. ::
+    read at once, from any thread. So does the source's ``interrupt()`` with every list, and every
+    watch that is being opened, as soon as it has connected; open watches stay. Raises
+    :class:`ImportError` without msgspec or urllib3, and :class:`TypeError` or :class:`ValueError`
+    for arguments that cannot be meant. After client-go's ``NewListWatchFromClient``. ::
 
         from kubernetes import client, config
 
@@ -93,15 +105,18 @@ def list_watch_from_client(
         Reflector(source, "v1/Pod", store).start()
     """
     _require_libraries()
+    connection = _Connection(client)
     source = _Source(
-        _Connection(client),
+        connection,
         _path(resource, namespace),
         {
             "fieldSelector": _selector_text(field_selector),
             "labelSelector": _selector_text(label_selector),
         },
     )
-    return ListWatch(source.list, source.watch)
+    return ListWatch(
+        source.list, source.watch, streams_lists=True, interrupt_func=connection.interrupt
+    )
 
 
 class _Source:
@@ -133,6 +148,10 @@ class _Source:
         query = {**self._selectors, "watch": "true", "resourceVersion": options.resource_version}
         if options.allow_bookmarks:
             query["allowWatchBookmarks"] = "true"
+        if options.send_initial_events:
+            query["sendInitialEvents"] = "true"
+            query["resourceVersionMatch"] = "NotOlderThan"  # the API wants it said
+            query["allowWatchBookmarks"] = "true"  # one of them is the end of the initial events
         silence = None
         if options.timeout_seconds is not None:
             query["timeoutSeconds"] = str(options.timeout_seconds)
@@ -145,14 +164,14 @@ class _Connection:
     """Authentication and transport, borrowed from an ``ApiClient``.
 
     ``auth_settings()`` runs the client's refresh hook (exec plug-ins, in-cluster token files),
-    so it is asked for every request. The pool is used past ``ApiClient.call_api``, whose
+    so it is asked for every request. The transport is used past ``ApiClient.call_api``, whose
     urllib3 retries would sleep through a 429 where :meth:`Reflector.stop` cannot wake them.
     """
 
     def __init__(self, client: Any) -> None:
         api_client = getattr(client, "api_client", client)
         try:
-            self._pool = api_client.rest_client.pool_manager
+            self._transport = Interruptible(api_client.rest_client.pool_manager)
             self._configuration = api_client.configuration
             self._api_client = api_client
         except AttributeError as exc:
@@ -161,9 +180,13 @@ class _Connection:
                 f"not {type(client).__name__}"
             ) from exc
 
+    def interrupt(self) -> None:
+        """End every request whose answer somebody waits for; from any thread."""
+        self._transport.interrupt()
+
     def get_body(self, path: str, query: Mapping[str, str]) -> bytes:
         """Return the whole body of a successful answer."""
-        with self._translated_errors(path):
+        with self._request(path):
             response = self._get(path, query, _LIST_READ_TIMEOUT)
             with contextlib.closing(response):  # read to its end, it went back to the pool
                 body: bytes = response.read()
@@ -173,7 +196,7 @@ class _Connection:
         self, path: str, query: Mapping[str, str], silence: float | None
     ) -> BaseHTTPResponse:
         """Return a successful answer, unread, that ends after ``silence`` seconds without data."""
-        with self._translated_errors(path):
+        with self._request(path):
             response = self._get(path, query, _FIRST_BYTE_TIMEOUT)
         # A connection that the server will not keep open is detached from the response and
         # keeps the first timeout: its watch ends early in silence, and is resumed.
@@ -191,7 +214,7 @@ class _Connection:
         for setting in self._configuration.auth_settings().values():
             if setting["in"] == "header" and setting["value"]:
                 headers[setting["key"]] = setting["value"]
-        response: BaseHTTPResponse = self._pool.request(
+        response: BaseHTTPResponse = self._transport.manager.request(
             "GET",
             f"{self._configuration.host}{path}?{urlencode(query)}",
             headers=headers,
@@ -205,24 +228,29 @@ class _Connection:
             raise _error_from_response(response)
 
     @contextlib.contextmanager
-    def _translated_errors(self, path: str) -> Iterator[None]:
+    def _request(self, path: str) -> Iterator[None]:
+        """Make what is asked for inside interruptible, and translate its errors."""
         from urllib3 import exceptions as errors
 
         where = f"GET {self._configuration.host}{path}"
-        try:
-            yield
-        except errors.SSLError as exc:
-            raise ApiError(
-                0,
-                f"{where}: TLS failed: {exc} (the client's configuration says which CA to trust: "
-                "ssl_ca_cert; and who we are: cert_file, key_file)",
-            ) from exc
-        except errors.HTTPError as exc:
-            if _is_refused(exc):
-                raise ConnectionRefusedError(
-                    errno.ECONNREFUSED, f"{where}: connection refused"
-                ) from exc
-            raise ApiError(0, f"{where}: {exc}") from exc
+        with self._transport.request():
+            try:
+                yield
+            except (errors.HTTPError, OSError) as exc:
+                if self._transport.was_interrupted():
+                    raise ApiError(0, f"{where}: interrupted") from exc
+                if isinstance(exc, errors.SSLError):
+                    raise ApiError(0, f"{where}: {explain_tls_error(exc)}") from exc
+                if _comes_of(exc, ConnectionRefusedError):
+                    raise ConnectionRefusedError(
+                        errno.ECONNREFUSED, f"{where}: connection refused"
+                    ) from exc
+                if is_answer_of_tls(str(exc)):
+                    raise ApiError(0, f"{where}: {_SPEAKS_TLS}") from exc
+                hint = ""
+                if where.startswith("GET http://") and _comes_of(exc, ConnectionResetError):
+                    hint = f" (perhaps {_SPEAKS_TLS})"  # OpenSSL hangs up on plain HTTP
+                raise ApiError(0, f"{where}: {exc}{hint}") from exc
 
 
 class _WatchStream:
@@ -341,12 +369,17 @@ def _error_from_response(response: BaseHTTPResponse) -> ApiError:
         status = msgspec.json.decode(body)
     except (msgspec.MsgspecError, ValueError):
         status = {"message": f"{response.reason}: {body[:200].decode(errors='replace')}"}
-    return error_from_status(status, response.status, retry_after)
+    error = error_from_status(status, response.status, retry_after)
+    if error.status == 401:
+        return ApiError(401, f"{error.message} ({_UNAUTHORIZED})")
+    if error.status == 400 and is_answer_of_tls(error.message):
+        return ApiError(400, f"{error.message} ({_SPEAKS_TLS})")
+    return error
 
 
-def _is_refused(exc: BaseException | None) -> bool:
+def _comes_of(exc: BaseException | None, kind: type[Exception]) -> bool:
     while exc is not None:
-        if isinstance(exc, ConnectionRefusedError):
+        if isinstance(exc, kind):
             return True
         exc = exc.__cause__ or exc.__context__
     return False

@@ -16,6 +16,7 @@ the test says         a client sees
 ``fail``              the next list or watch raises that error
 ``send``              that event in its watch, whatever it is
 ``pause`` ``resume``  lists, watches and their events wait in between
+``interrupt``         a list, or a watch that is being opened, fails if it waits for that
 ====================  =====================================================================
 
 May import: ``_errors``, ``_types``, ``keys``.
@@ -45,7 +46,8 @@ class MemorySource:
     ``timeout_seconds``; call :meth:`wake` when a clock of your own was moved.
 
     Objects are mappings of the Kubernetes shape; they are copied on the way in and out, and
-    get versions: decimal strings that grow, opaque to clients. Thread-safe.
+    get versions: decimal strings that grow, opaque to clients. Thread-safe. A watch with
+    ``send_initial_events`` is answered (``streams_lists``); let it ``fail`` where it should not.
 
     >>> source = MemorySource([{"metadata": {"name": "a"}}])
     >>> page = source.list(ListOptions())
@@ -56,6 +58,8 @@ class MemorySource:
     'DELETED'
     >>> watch.close()
     """
+
+    streams_lists = True
 
     def __init__(
         self,
@@ -79,6 +83,7 @@ class MemorySource:
         self._watches: list[_Watch] = []
         self._failures: dict[str, deque[Exception]] = {"list": deque(), "watch": deque()}
         self._paused = False
+        self._interruptions = 0
         for obj in objects:
             self.add(obj)
 
@@ -117,12 +122,11 @@ class MemorySource:
         """Advance the version, as writes of other objects do, and tell who allowed bookmarks."""
         with self._changed:
             self._version += 1
-            metadata = {"resourceVersion": str(self._version)}
             for watch in self._watches:
                 if watch.bookmarks:
-                    watch.events.append(Event("BOOKMARK", {**self._type, "metadata": metadata}))
+                    watch.events.append(self._make_bookmark())
             self._changed.notify_all()
-            return metadata["resourceVersion"]
+            return str(self._version)
 
     def disconnect(self) -> None:
         """End the open watches, after the events that they have not yet taken."""
@@ -204,13 +208,18 @@ class MemorySource:
     def watch(self, options: WatchOptions) -> _Watch:
         """Return the changes after the version, past and to come, until somebody ends it.
 
-        From ``""`` or ``"0"`` it begins with the present objects, as ADDED.
+        From ``""`` or ``"0"``, and with ``send_initial_events``, it begins with the present
+        objects, as ADDED; in the latter case a bookmark follows them and says so, if bookmarks
+        are allowed.
         """
         with self._changed:
             self._receive("watch", options)
             start = self._read_version(options.resource_version)
-            if start == 0:
+            if start == 0 or options.send_initial_events:
                 events = [Event("ADDED", obj) for _, obj in sorted(self._objects.items())]
+                if options.send_initial_events and options.allow_bookmarks:
+                    end = {"k8s.io/initial-events-end": "true"}
+                    events.append(self._make_bookmark(annotations=end))
             elif start <= self._expired:
                 raise ExpiredError(f"too old resource version: {start} ({self._expired + 1})")
             else:
@@ -219,6 +228,12 @@ class MemorySource:
             self._watches.append(watch)
             self._changed.notify_all()
             return watch
+
+    def interrupt(self) -> None:
+        """Fail the lists that wait, and the watches that wait to be opened."""
+        with self._changed:
+            self._interruptions += 1
+            self._changed.notify_all()
 
     # -- both hold the lock -------------------------------------------------------------------
 
@@ -234,10 +249,17 @@ class MemorySource:
         self.send(event)
         return version
 
+    def _make_bookmark(self, **metadata: Any) -> Event[Any]:
+        metadata["resourceVersion"] = str(self._version)
+        return Event("BOOKMARK", {**self._type, "metadata": metadata})
+
     def _receive(self, call: str, options: ListOptions | WatchOptions) -> None:
         self.requests.append(options)
         self._changed.notify_all()
-        self._changed.wait_for(lambda: not self._paused)
+        before = self._interruptions
+        self._changed.wait_for(lambda: not self._paused or self._interruptions != before)
+        if self._paused:
+            raise InterruptedError(f"the {call} was interrupted")
         if self._failures[call]:
             raise self._failures[call].popleft()
 

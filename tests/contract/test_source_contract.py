@@ -92,7 +92,12 @@ class Recorded(Case):
         self._inner = inner
         self._open: list[Any] = []
         self._opening = threading.RLock()
-        self.source = ListWatch(inner.list, self._watch)
+        self.source = ListWatch(
+            inner.list,
+            self._watch,
+            getattr(inner, "streams_lists", False),
+            getattr(inner, "interrupt", None),
+        )
 
     def _watch(self, options: WatchOptions) -> Any:
         with self._opening:
@@ -416,6 +421,106 @@ def test_objects_are_private(case: Case) -> None:
         assert short(event) == ("MODIFIED", "a", 2)
         event.object["spec"]["value"] = 99
         events.close()
+
+
+# -- of sources that stream their lists -------------------------------------------------------
+
+
+@pytest.fixture
+def streaming(case: Case) -> Case:
+    if not getattr(case.source, "streams_lists", False):
+        pytest.skip("this source does not stream its lists")
+    return case
+
+
+def stream(source: ListerWatcher, version: str) -> Any:
+    return iter(source.watch(WatchOptions(version, int(DEADLINE), send_initial_events=True)))
+
+
+def initial(events: Any) -> tuple[list[tuple[str, int]], str]:
+    """The objects of the initial events, all ADDED, and the version of the bookmark after them."""
+    items = []
+    while (event := next(events)).type != "BOOKMARK":
+        assert event.type == "ADDED"
+        assert (event.object["apiVersion"], event.object["kind"]) == ("v1", "Pod")
+        items.append(event.object)
+    metadata = event.object["metadata"]
+    assert metadata["annotations"]["k8s.io/initial-events-end"] == "true"
+    assert (event.object["apiVersion"], event.object["kind"]) == ("v1", "Pod")
+    return short_list(items), metadata["resourceVersion"]
+
+
+def changes(events: Any) -> Iterator[Event[Any]]:
+    return (event for event in events if event.type != "BOOKMARK")
+
+
+@pytest.mark.parametrize("at", ["", "0", "listed"])
+def test_a_stream_begins_with_what_is_there(streaming: Case, at: str) -> None:
+    """From any version that a list may have: each object once, as it is now, and then a bookmark
+    that says that this was all."""
+    streaming.put("a", 1)
+    streaming.put("b", 1)
+    version = listed(streaming.source).resource_version if at == "listed" else at
+    streaming.put("a", 2)
+    streaming.remove("b")
+    streaming.put("c", 1)
+    now = listed(streaming.source)
+    events = stream(streaming.source, version)
+    assert initial(events)[0] == short_list(now.items) == [("a", 2), ("c", 1)]
+    events.close()
+
+
+def test_a_stream_goes_on_as_a_watch(streaming: Case) -> None:
+    """After the bookmark come the later changes in order, each once."""
+    streaming.put("a", 1)
+    listed(streaming.source)
+    events = stream(streaming.source, "")
+    assert initial(events)[0] == [("a", 1)]
+    streaming.put("a", 2)
+    streaming.put("b", 1)
+    streaming.remove("a")
+    later = changes(events)
+    assert [short(next(later)) for _ in range(3)] == [
+        ("MODIFIED", "a", 2),
+        ("ADDED", "b", 1),
+        ("DELETED", "a", 2),
+    ]
+    events.close()
+
+
+def test_the_bookmark_of_a_stream_is_a_version_to_resume_from(streaming: Case) -> None:
+    """A watch from the bookmark's version begins after the initial events, whatever has been
+    missed since."""
+    streaming.put("a", 1)
+    listed(streaming.source)
+    events = stream(streaming.source, "")
+    version = initial(events)[1]
+    events.close()
+    assert version not in ("", "0")
+    streaming.put("a", 2)
+    events = watch(streaming.source, version)
+    assert short(next(events)) == ("MODIFIED", "a", 2)
+    events.close()
+
+
+def test_a_stream_of_nothing_has_an_end(streaming: Case) -> None:
+    """Where there is no object the bookmark comes first."""
+    events = stream(streaming.source, "")
+    assert initial(events)[0] == []
+    streaming.put("a", 1)
+    assert short(next(changes(events))) == ("ADDED", "a", 1)
+    events.close()
+
+
+def test_interrupt_may_come_at_any_time(case: Case) -> None:
+    """A source that can be interrupted is not harmed by it when nothing waits."""
+    interrupt = getattr(case.source, "interrupt", None)
+    if interrupt is None:
+        pytest.skip("this source cannot be interrupted")
+    case.put("a", 1)
+    interrupt()
+    interrupt()
+    assert short_list(listed(case.source).items) == [("a", 1)]
 
 
 # -- with a reflector -------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""What every kind of store does alike: one suite over Store, Indexer and FIFO."""
+"""What every kind of store does alike: one suite over Store, Indexer and FIFO.
+
+What concerns the content alone is asked of an UndeltaStore too, which is a store over a store.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 import shmcache
-from shmcache import FIFO, Store
+from shmcache import FIFO, Store, UndeltaStore
 
 
 class Indexer(shmcache.Indexer):
@@ -41,80 +44,89 @@ def made(kind: type[Store], name: str) -> Iterator[Store]:
         assert store.check() == []
 
 
-def test_get_by_a_key_only_object(made: Store, pod: Any) -> None:
+@pytest.fixture(params=[*KINDS, UndeltaStore], ids=lambda kind: kind.__name__)
+def content(request: pytest.FixtureRequest, name: str) -> Iterator[Any]:
+    """A store of any kind, to write to and to read."""
+    kind = request.param if request.param in KINDS else Store
+    with kind.create(name, capacity="16MiB") as store:
+        yield store if kind is request.param else request.param(lambda objs: None, store=store)
+        assert store.check() == []
+
+
+def test_get_by_a_key_only_object(content: Any, pod: Any) -> None:
     """An object with nothing but the right key finds the stored one."""
-    made.add(pod("a", spec={"n": 1}))
-    assert made.get(pod("a")) == pod("a", spec={"n": 1})
+    content.add(pod("a", spec={"n": 1}))
+    assert content.get(pod("a")) == pod("a", spec={"n": 1})
 
 
-def test_update_replaces_and_inserts(made: Store, pod: Any) -> None:
+def test_update_replaces_and_inserts(content: Any, pod: Any) -> None:
     """update is add: it inserts what is unknown and replaces what is known, once."""
-    made.update(pod("a", n=1))
-    made.update(pod("a", n=2))
-    assert made.list() == [pod("a", n=2)]
+    content.update(pod("a", n=1))
+    content.update(pod("a", n=2))
+    assert content.list() == [pod("a", n=2)]
 
 
-def test_delete_by_a_key_only_object(made: Store, pod: Any) -> None:
+def test_delete_by_a_key_only_object(content: Any, pod: Any) -> None:
     """delete looks at the key alone, and an unknown key is silent."""
-    made.add(pod("a", n=1))
-    made.delete(pod("a"))
-    made.delete(pod("a"))
-    made.delete_by_key("no such key")
-    assert made.get(pod("a")) is None
-    assert made.get(pod("a"), "nothing") == "nothing"
+    content.add(pod("a", n=1))
+    content.delete(pod("a"))
+    content.delete(pod("a"))
+    content.delete_by_key("no such key")
+    assert content.get(pod("a")) is None
+    assert content.get(pod("a"), "nothing") == "nothing"
 
 
-def test_list_is_what_was_added(made: Store, pod: Any) -> None:
+def test_list_is_what_was_added(content: Any, pod: Any) -> None:
     """list gives each entry once, and [] when empty."""
-    assert made.list() == []
-    assert made.list_keys() == []
+    assert content.list() == []
+    assert content.list_keys() == []
     for name in "abc":
-        made.add(pod(name))
-    assert sorted(made.list_keys()) == ["default/a", "default/b", "default/c"]
-    assert sorted(o["metadata"]["name"] for o in made.list()) == ["a", "b", "c"]
+        content.add(pod(name))
+    assert sorted(content.list_keys()) == ["default/a", "default/b", "default/c"]
+    assert sorted(o["metadata"]["name"] for o in content.list()) == ["a", "b", "c"]
 
 
-def test_a_list_is_a_snapshot(made: Store, pod: Any) -> None:
+def test_a_list_is_a_snapshot(content: Any, pod: Any) -> None:
     """A list does not change under later writes."""
-    made.add(pod("a", n=1))
-    before = made.list()
-    made.update(pod("a", n=2))
-    made.add(pod("b"))
+    content.add(pod("a", n=1))
+    before = content.list()
+    content.update(pod("a", n=2))
+    content.add(pod("b"))
     assert before == [pod("a", n=1)]
 
 
-def test_replace_leaves_exactly_the_new(made: Store, pod: Any) -> None:
+def test_replace_leaves_exactly_the_new(content: Any, pod: Any) -> None:
     """replace makes the list the content; of duplicates the last wins and counts once."""
-    made.add(pod("old"))
-    made.replace([pod("a", n=1), pod("b"), pod("a", n=2)], "42")
-    assert sorted(made.list_keys()) == ["default/a", "default/b"]
-    assert made.get_by_key("default/a") == pod("a", n=2)
-    assert made.resource_version == "42"
-    made.replace([])
-    assert made.list() == []
-    assert made.resource_version == ""
+    content.add(pod("old"))
+    content.replace([pod("a", n=1), pod("b"), pod("a", n=2)], "42")
+    assert sorted(content.list_keys()) == ["default/a", "default/b"]
+    assert content.get_by_key("default/a") == pod("a", n=2)
+    assert content.resource_version == "42"
+    content.replace([])
+    assert content.list() == []
+    assert content.resource_version == ""
 
 
-def test_a_failing_replace_keeps_everything(made: Store, pod: Any) -> None:
+def test_a_failing_replace_keeps_everything(content: Any, pod: Any) -> None:
     """One object without a key, or that cannot be encoded, and the old content stays whole."""
-    made.replace([pod("a", n=1)], "1")
+    content.replace([pod("a", n=1)], "1")
     with pytest.raises(shmcache.KeyFuncError):
-        made.replace([pod("b"), {"no": "metadata"}], "2")
+        content.replace([pod("b"), {"no": "metadata"}], "2")
     with pytest.raises(shmcache.CodecError):
-        made.replace([pod("b"), pod("c", bad={1, 2})], "2")
-    assert made.list() == [pod("a", n=1)]
-    assert made.resource_version == "1"
+        content.replace([pod("b"), pod("c", bad={1, 2})], "2")
+    assert content.list() == [pod("a", n=1)]
+    assert content.resource_version == "1"
 
 
-def test_add_many_is_all_or_nothing(made: Store, pod: Any) -> None:
+def test_add_many_is_all_or_nothing(content: Any, pod: Any) -> None:
     """add_many adds each, in order; if one cannot be added, none is."""
-    made.add_many([pod("a"), pod("b", n=1), pod("b", n=2)])
-    assert made.get_by_key("default/b") == pod("b", n=2)
+    content.add_many([pod("a"), pod("b", n=1), pod("b", n=2)])
+    assert content.get_by_key("default/b") == pod("b", n=2)
     with pytest.raises(shmcache.KeyFuncError):
-        made.add_many([pod("c"), {}])
+        content.add_many([pod("c"), {}])
     with pytest.raises(shmcache.CapacityError):
-        made.add_many([pod("c"), pod("d", big=b"x" * (16 << 20))])
-    assert sorted(made.list_keys()) == ["default/a", "default/b"]
+        content.add_many([pod("c"), pod("d", big=b"x" * (16 << 20))])
+    assert sorted(content.list_keys()) == ["default/a", "default/b"]
 
 
 def test_raw_passes_codec_and_key_function(made: Store) -> None:
@@ -132,26 +144,26 @@ def test_raw_passes_codec_and_key_function(made: Store) -> None:
             made.add_raw("k", bad)
 
 
-def test_it_is_a_mapping(made: Store, pod: Any) -> None:
+def test_it_is_a_mapping(content: Any, pod: Any) -> None:
     """Keys to objects, in the shapes of collections.abc.Mapping."""
-    made.add(pod("a", n=1))
-    assert isinstance(made, Mapping)
-    assert made["default/a"] == pod("a", n=1)
+    content.add(pod("a", n=1))
+    assert isinstance(content, Mapping)
+    assert content["default/a"] == pod("a", n=1)
     with pytest.raises(KeyError):
-        made["default/b"]
-    assert "default/a" in made
-    assert "default/b" not in made
-    assert 7 not in made
-    assert len(made) == 1
-    assert list(made) == ["default/a"]
-    assert dict(made.items()) == {"default/a": pod("a", n=1)}
-    assert list(made.values()) == [pod("a", n=1)]
+        content["default/b"]
+    assert "default/a" in content
+    assert "default/b" not in content
+    assert 7 not in content
+    assert len(content) == 1
+    assert list(content) == ["default/a"]
+    assert dict(content.items()) == {"default/a": pod("a", n=1)}
+    assert list(content.values()) == [pod("a", n=1)]
 
 
-def test_reads_are_shared_and_read_only(made: Store, pod: Any) -> None:
+def test_reads_are_shared_and_read_only(content: Any, pod: Any) -> None:
     """A read gives an object that refuses to change; thaw and deepcopy give private ones."""
-    made.add(pod("a", labels={"x": "y"}, items=[{"n": 1}]))
-    obj = made.get_by_key("default/a")
+    content.add(pod("a", labels={"x": "y"}, items=[{"n": 1}]))
+    obj = content.get_by_key("default/a")
     with pytest.raises(TypeError, match="thaw"):
         obj["new"] = 1
     with pytest.raises(TypeError):
@@ -163,7 +175,7 @@ def test_reads_are_shared_and_read_only(made: Store, pod: Any) -> None:
     for private in (shmcache.thaw(obj), copy.deepcopy(obj), pickle.loads(pickle.dumps(obj))):
         private["items"][0]["n"] = 2
         assert type(private) is dict
-    assert made.get_by_key("default/a") == pod("a", labels={"x": "y"}, items=[{"n": 1}])
+    assert content.get_by_key("default/a") == pod("a", labels={"x": "y"}, items=[{"n": 1}])
     assert json.loads(json.dumps(obj)) == obj
 
 
@@ -187,10 +199,10 @@ def test_keys_have_bounds(made: Store) -> None:
                 call(no_key)
 
 
-def test_get_without_a_key_raises(made: Store) -> None:
+def test_get_without_a_key_raises(content: Any) -> None:
     """get with an object that has no key raises; it never reads as a miss."""
     with pytest.raises(shmcache.KeyFuncError, match="no metadata") as caught:
-        made.get({"kind": "Pod"})
+        content.get({"kind": "Pod"})
     assert caught.value.obj == {"kind": "Pod"}
 
 
@@ -206,13 +218,66 @@ def test_key_function_errors_keep_their_cause(kind: type[Store], name: str) -> N
         assert made.list() == [{"id": "a"}]
 
 
-def test_an_object_that_cannot_be_encoded(made: Store, pod: Any) -> None:
+@pytest.mark.parametrize("how", ["add", "update", "delete", "add_many", "replace"])
+def test_a_write_without_a_key_changes_nothing(content: Any, pod: Any, how: str) -> None:
+    """Each write of an object without a key is a KeyFuncError with the object, and no change."""
+    content.replace([pod("a", n=1)], "1")
+    bad = {"no": "metadata"}
+    with pytest.raises(shmcache.KeyFuncError) as caught:
+        getattr(content, how)([pod("b"), bad] if how in ("add_many", "replace") else bad)
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.obj == bad
+    assert content.list() == [pod("a", n=1)]
+    assert content.resource_version == "1"
+
+
+def test_nested_causes_of_a_key_error(kind: type[Store], name: str) -> None:
+    """The error that a key function chained to its own is reached through ours."""
+
+    def key_func(obj: Any) -> str:
+        try:
+            return obj["id"]
+        except KeyError as cause:
+            raise RuntimeError("no id") from cause
+
+    with kind.create(name, key_func=key_func, capacity="1MiB") as made:
+        with pytest.raises(shmcache.KeyFuncError, match="no id") as caught:
+            made.add({})
+        cause = caught.value.__cause__
+        assert isinstance(cause, RuntimeError)
+        assert isinstance(cause.__cause__, KeyError)
+
+
+def test_a_miss_by_key_is_no_error(content: Any, pod: Any) -> None:
+    """get_by_key of what is not there is the default, whatever the text of the key."""
+    content.add(pod("a"))
+    for key in ("a", "default/b", "", "/", "x" * 70_000, "\ud800"):
+        assert content.get_by_key(key) is None
+        assert content.get_by_key(key, "nothing") == "nothing"
+
+
+def test_the_version_of_the_list(content: Any, pod: Any) -> None:
+    """resource_version is "" until a replace sets it; writes of single objects leave it."""
+    versioned = {"metadata": {"name": "a", "namespace": "default", "resourceVersion": "99"}}
+    assert content.resource_version == ""
+    for replaced in ("", "7"):
+        content.add(versioned)
+        content.update(versioned)
+        content.add_many([versioned, pod("b")])
+        content.delete(versioned)
+        content.delete_by_key("default/b")
+        assert content.resource_version == replaced
+        content.replace([versioned], "7")
+        assert content.resource_version == "7"
+
+
+def test_an_object_that_cannot_be_encoded(content: Any, pod: Any) -> None:
     """A CodecError with the object and the cause; the store is as before."""
     with pytest.raises(shmcache.CodecError, match="cannot encode") as caught:
-        made.add(pod("a", when=object()))
+        content.add(pod("a", when=object()))
     assert isinstance(caught.value, ValueError)
     assert caught.value.__cause__ is not None
-    assert len(made) == 0
+    assert len(content) == 0
 
 
 def test_a_value_larger_than_the_arena(made: Store, pod: Any) -> None:

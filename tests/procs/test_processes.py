@@ -84,6 +84,61 @@ def test_each_item_goes_to_exactly_one_consumer(fifo: FIFO, method: str, consume
         assert first_times == sorted(first_times)
 
 
+def produce_own(fifo: FIFO, which: str) -> None:
+    for i in range(500):
+        fifo.add({"metadata": {"name": f"{which}{i:04}"}, "n": i})
+
+
+def test_two_producers_keep_their_order(context: BaseContext, fifo: FIFO) -> None:
+    """Two producer processes of 500 keys: 1,000 pops, each producer's values increasing."""
+    producers = [context.Process(target=produce_own, args=(fifo, which)) for which in "ab"]
+    for producer in producers:
+        producer.start()
+    got = [fifo.pop(60) for _ in range(1000)]
+    for producer in producers:
+        producer.join()
+        assert producer.exitcode == 0
+        producer.close()
+    for which in "ab":
+        own = [item["n"] for item in got if item["metadata"]["name"].startswith(which)]
+        assert own == list(range(500))
+    assert fifo.empty()
+
+
+def pop_and_die(name: str) -> None:
+    with FIFO.attach(name) as fifo:
+        fifo.pop()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_item_goes_down_with_its_consumer(fifo: FIFO) -> None:
+    """Delivery is at most once: what a killed consumer had popped nobody else gets."""
+    for name in "ab":
+        fifo.add({"metadata": {"name": name}})
+    consumer = multiprocessing.get_context("fork").Process(target=pop_and_die, args=(fifo.name,))
+    consumer.start()
+    consumer.join()
+    assert consumer.exitcode == -signal.SIGKILL
+    consumer.close()
+    assert [item["metadata"]["name"] for item in fifo.pop_many(9)] == ["b"]
+
+
+def write_and_look(store: Store) -> None:
+    assert store.resource_version == "7"
+    store.add({"metadata": {"name": "b", "resourceVersion": "9"}})
+    assert store.resource_version == "7"
+    store.replace([{"metadata": {"name": "c"}}], "10")
+
+
+def test_the_version_of_the_list_is_everybodys(
+    context: BaseContext, store: Store, run_all: Any
+) -> None:
+    """resource_version is the last replace's, in each process, whoever replaced."""
+    store.replace([{"metadata": {"name": "a"}}], "7")
+    run_all([context.Process(target=write_and_look, args=(store,))])
+    assert store.resource_version == "10"
+
+
 def count_versions(name: str, keys: int, last: int, ready: Any) -> None:
     with Store.attach(name) as store:
         ready.set()

@@ -1,4 +1,4 @@
-"""Store and FIFO beside a plain dict, through random sequences of their public operations.
+"""Store, Indexer and FIFO beside a plain dict, through random sequences of their public operations.
 
 A *model* is what an arena should be, in a few lines over a dict. An *actor* is a user of the
 arena, in this process or in one of its own, with a writable and a read-only handle. A *machine*
@@ -37,13 +37,39 @@ from hypothesis.stateful import (
 )
 
 import shmcache
-from shmcache import FIFO, MsgpackCodec, Store
+from shmcache import FIFO, Indexer, MsgpackCodec, Store
 
 CODEC = MsgpackCodec()
 KEY_FUNC = itemgetter("key")  # it pickles
 CAPACITY = 256 << 10  # the least there is: full every now and then
 
 Pair = tuple[str, bytes]
+
+
+def by_type(obj: Any) -> list[str]:
+    """One value for each object, few of them; fails on what is no dict with a value."""
+    return [type(obj["value"]).__name__]
+
+
+def by_letters(obj: Any) -> list[str]:
+    """None, one or several values, some twice, the empty one among them."""
+    value = obj["value"]
+    return [*value, value[:0]] if isinstance(value, str) else []
+
+
+INDEXERS = {"type": by_type, "letters": by_letters}
+
+
+class Indexed(Indexer):
+    """An Indexer with these indexes; every handle has the functions."""
+
+    @classmethod
+    def create(cls, name: str | None = None, **options: Any) -> Any:
+        return super().create(name, indexers=INDEXERS, **options)
+
+    @classmethod
+    def attach(cls, name: str, **options: Any) -> Any:
+        return super().attach(name, **{"indexers": INDEXERS, **options})
 
 
 # --- models -------------------------------------------------------------------------------------
@@ -175,6 +201,48 @@ class StoreModel:
         return len(self.payloads)
 
 
+class IndexerModel(StoreModel):
+    """An Indexer: the values of an index are what its function says of what is stored."""
+
+    def values_of(self, index: str, obj: Any) -> set[str]:
+        try:
+            values = set(INDEXERS[index](obj))
+            for value in values:
+                value.encode()
+        except Exception:
+            raise shmcache.IndexFuncError("no values") from None
+        return values
+
+    def pairs(self, objs: Iterable[Any]) -> list[Pair]:
+        made = []
+        for obj in objs:
+            made += super().pairs([obj])
+            for index in INDEXERS:
+                self.values_of(index, obj)
+        return made
+
+    def add_raw(self, key: str, data: bytes) -> None:
+        obj = self.decoded(data)
+        for index in INDEXERS:
+            self.values_of(index, obj)
+        super().add_raw(key, data)
+
+    def having(self, index: str, wanted: set[str]) -> list[str]:
+        return [key for key, obj in self.items() if wanted & self.values_of(index, obj)]
+
+    def index_keys(self, index: str, value: str) -> list[str]:
+        return sorted(self.having(index, {value}))
+
+    def by_index(self, index: str, value: str) -> list[Any]:
+        return [self[key] for key in self.having(index, {value})]
+
+    def index(self, index: str, obj: Any) -> list[Any]:
+        return [self[key] for key in self.having(index, self.values_of(index, obj))]
+
+    def list_index_func_values(self, index: str) -> set[str]:
+        return {value for _, obj in self.items() for value in self.values_of(index, obj)}
+
+
 class FIFOModel(StoreModel):
     """A FIFO: a dict is in the order of insertion already."""
 
@@ -244,7 +312,10 @@ class FIFOModel(StoreModel):
 
 # --- actors -------------------------------------------------------------------------------------
 
-MANY = {"list", "values", "items", "list_keys", "__iter__", "pop_many"}
+MANY = {
+    "list", "values", "items", "list_keys", "__iter__", "pop_many",
+    "by_index", "index", "index_keys", "list_index_func_values",
+}  # fmt: skip
 
 
 def shown(result: Any) -> str:
@@ -295,7 +366,7 @@ class Actor:
         for handle in ("writer", "reader"):
             old = getattr(self, handle)
             old.close()
-            assert outcome(old, "list") == outcome(old, "add_raw", "a", b"") == "ClosedError"
+            assert outcome(old, "list") == outcome(old, "delete_by_key", "a") == "ClosedError"
             again = type(old).attach(old.name, writable=handle == "writer", key_func=KEY_FUNC)
             setattr(self, handle, again)
 
@@ -499,7 +570,7 @@ class StoreMachine(RuleBasedStateMachine):
         return [
             ("add", obj),
             ("update", obj),
-            ("add_raw", obj["key"], b""),
+            ("add_raw", obj["key"], CODEC.encode(obj)),
             ("add_many", [obj]),
             ("delete", obj),
             ("delete_by_key", ""),
@@ -511,6 +582,24 @@ class StoreMachine(RuleBasedStateMachine):
         getattr(self.actors[actor], how)()
         if how == "repair":
             self.model.repair()
+
+
+class IndexerMachine(StoreMachine):
+    kind = Indexed
+    model_kind = IndexerModel
+
+    @rule(
+        actor=ACTORS,
+        handle=HANDLES,
+        index=st.sampled_from([*INDEXERS]),
+        value=st.sampled_from(["str", "int", "dict", "", "a", "0", "\ud800"]),
+        obj=OBJECTS,
+    )
+    def read_by_index(self, actor: int, handle: str, index: str, value: str, obj: Any) -> None:
+        for method in ("by_index", "index_keys"):
+            self.both(actor, handle, method, index, value)
+        self.both(actor, handle, "index", index, obj)
+        self.both(actor, handle, "list_index_func_values", index)
 
 
 class FIFOMachine(StoreMachine):
@@ -554,6 +643,10 @@ class StoreProcesses(Processes, StoreMachine):
     pass
 
 
+class IndexerProcesses(Processes, IndexerMachine):
+    pass
+
+
 class FIFOProcesses(Processes, FIFOMachine):
     pass
 
@@ -564,13 +657,13 @@ def run(machine: type[StoreMachine], **options: Any) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, **options))
 
 
-@pytest.mark.parametrize("machine", [StoreMachine, FIFOMachine])
+@pytest.mark.parametrize("machine", [StoreMachine, IndexerMachine, FIFOMachine])
 def test_every_sequence_is_as_in_the_model(machine: type[StoreMachine]) -> None:
     """Three users in one process: whatever they do, all see what a dict would hold."""
     run(machine)
 
 
-@pytest.mark.parametrize("machine", [StoreProcesses, FIFOProcesses])
+@pytest.mark.parametrize("machine", [StoreProcesses, IndexerProcesses, FIFOProcesses])
 def test_every_sequence_is_as_in_the_model_across_processes(machine: type[StoreMachine]) -> None:
     """Three processes, killed between two operations now and then: the same holds."""
     run(machine)
@@ -592,6 +685,12 @@ class LosesItsPlace(FIFO):
         super().update(obj)
 
 
+class HidesOne(Indexed):
+    def by_index(self, index_name: str, value: str) -> list[Any]:
+        found = super().by_index(index_name, value)
+        return found if len(found) != 2 else found[:1]
+
+
 class WritesWhatItRefuses(Store):
     def replace(self, objs: Any, resource_version: str = "") -> None:
         try:
@@ -606,6 +705,7 @@ class WritesWhatItRefuses(Store):
     [
         (StoreMachine, LosesOneDelete),
         (StoreMachine, WritesWhatItRefuses),
+        (IndexerMachine, HidesOne),
         (FIFOMachine, LosesItsPlace),
         (StoreProcesses, LosesOneDelete),
         (FIFOProcesses, LosesItsPlace),

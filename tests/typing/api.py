@@ -26,6 +26,10 @@ from shmcache import (
     PollerStats,
     RawCodec,
     Reflector,
+    ReflectorRunningError,
+    ReflectorSeat,
+    ReflectorStats,
+    ReflectorStatus,
     ReflectorStore,
     Stats,
     Store,
@@ -65,7 +69,21 @@ def protocols(store: Store, source: ListWatch) -> None:
     codecs: list[Codec] = [MsgpackCodec(), RawCodec(), MsgspecCodec(int)]
     with Reflector(watched, "v1/Pod", reflected) as reflector:
         assert_type(reflector.last_sync_resource_version, str)
+        assert_type(reflector.stats(), ReflectorStats)
+        assert_type(reflector.stats().last_contact_monotonic, float | None)
+    Reflector(watched, dict, reflected, transform=dict, internal_error_retry=30, standby=True)
     shmcache.Store.create(codec=codecs[0])
+
+
+def seated(seat: ReflectorSeat, reflector: Reflector) -> None:
+    assert_type(seat.claim_reflector("pods"), bool)
+    assert_type(seat.reflector_status(), ReflectorStatus)
+    assert_type(seat.reflector_status().contact_age, float | None)
+    seat.report_reflector("watching", reflector.stats())
+    try:
+        reflector.start()
+    except ReflectorRunningError as error:
+        assert_type(error.pid, int)
 
 
 def polled(store: Store) -> None:
