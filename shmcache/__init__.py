@@ -87,6 +87,7 @@ from shmcache.listwatch import ListWatch
 from shmcache.poller import Poller, PollerStats
 from shmcache.reflector import Reflector
 from shmcache.selectors import FieldSelector, LabelSelector, Selector
+from shmcache.shared import SharedReflector, shared_reflector
 from shmcache.sources.kubernetes import list_watch_from_client
 from shmcache.store import Store
 from shmcache.undelta import UndeltaStore
@@ -146,6 +147,7 @@ __all__ = [
     "ReflectorStore",
     "Selector",
     "SelectorError",
+    "SharedReflector",
     "ShmCacheError",
     "ShutDown",
     "Stats",
@@ -160,6 +162,7 @@ __all__ = [
     "list_watch_from_client",
     "meta_namespace_index_func",
     "meta_namespace_key_func",
+    "shared_reflector",
     "split_meta_namespace_key",
     "thaw",
     "unlink",

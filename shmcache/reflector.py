@@ -221,7 +221,7 @@ class Reflector(Background):
         self._version_lost = False  # the server no longer knows _version
         self._paged = False  # the first list came in pages: this server wants paging
         self._filled = False  # the store has what some list said
-        self._streams = getattr(lister_watcher, "streams_lists", False)
+        self._streams: bool | None = None  # whether the source does; asked when it is needed
 
         self._watch: OpenWatch | None = None  # guarded by _lock: the open one, for who closes it
 
@@ -340,6 +340,8 @@ class Reflector(Background):
     def _fill(self) -> OpenWatch | None:
         """Fill the store; return the stream that did it, to be followed, or None after a list."""
         self._seat.report("listing")
+        if self._streams is None:
+            self._streams = getattr(self._source, "streams_lists", False)
         if self._streams:
             try:
                 streamed = self._stream()

@@ -41,6 +41,15 @@ def test_directory_is_mirrored_to_all_workers() -> None:
     assert "19 jobs in the store" in out
 
 
+def test_a_fleet_survives_its_elected_worker() -> None:
+    """Of three workers the elected one is killed; one of the others is elected, and both go on."""
+    pytest.importorskip("watchfiles")
+    pytest.importorskip("yaml")
+    out = run("shared_reflector.py", "--workers", "3")
+    assert "killed the elected worker" in out
+    assert len(re.findall(r"worker \d: \d jobs, (?:was elected|only read)", out)) == 2
+
+
 def test_scheduler_binds_all_pods() -> None:
     """Without a cluster it makes pods, and binds every one to the emptiest of its nodes."""
     pytest.importorskip("kubernetes")
@@ -52,4 +61,6 @@ def test_scheduler_binds_all_pods() -> None:
 def test_examples_are_all_tested() -> None:
     """A new example needs a test of its own here."""
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    assert names == {"directory.py", "fork_workers.py", "scheduler.py"}
+    assert names == {
+        "directory.py", "fork_workers.py", "scheduler.py", "shared_reflector.py",
+    }  # fmt: skip

@@ -402,6 +402,7 @@ class Handle {
     if (!arena_->segment().writable()) check(Status::kReadOnly);
     return arena_->segment().claim_reflector();
   }
+  bool is_reflector() const { return !closed() && arena_->segment().is_reflector(); }
   void release_reflector() {
     if (!closed()) arena_->segment().release_reflector();
   }
@@ -1062,6 +1063,7 @@ NB_MODULE(_core, m) {
       .def("index_values", &Handle::index_values, nb::arg("index"))
       .def("reindex", &Handle::reindex, nb::arg("names"), nb::arg("had"), nb::arg("terms"))
       .def("claim_reflector", &Handle::claim_reflector)
+      .def_prop_ro("is_reflector", &Handle::is_reflector)
       .def("release_reflector", &Handle::release_reflector)
       .def("set_report", &Handle::set_report, nb::arg("name"), nb::arg("state"), nb::arg("times"),
            nb::arg("counts"), nb::arg("last_error"))
