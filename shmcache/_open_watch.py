@@ -14,10 +14,15 @@ from typing import Any
 from shmcache._failures import VeryShortWatchError
 from shmcache._types import Event
 
-__all__ = ["GRACE", "OpenWatch"]
+__all__ = ["GRACE", "INITIAL_SILENCE", "OpenWatch"]
 
 GRACE = 15.0
 """Seconds. How much later than ``timeout_seconds`` a server may be in ending a watch."""
+
+INITIAL_SILENCE = 30.0
+"""Seconds. A server that streams a list sends it without a pause, and then says that this was
+all; one that is silent for so long in between does not know that it should. (It waits itself for
+its cache to be recent, some seconds at most.)"""
 
 _VERY_SHORT = 1.0
 """Seconds. A healthy server holds a watch for minutes; one that ends a watch at once would
@@ -30,7 +35,8 @@ class OpenWatch:
     ``timeout``: the ``timeout_seconds`` that were asked for. ``started``: when it was asked for
     (some proxies send nothing before the first event, not even that a watch is open).
     ``ordered``: whether the version of an ADDED event is one to resume from; it is not while a
-    watch that was opened without a version begins with what is there.
+    watch that was opened without a version begins with what is there. ``initial``: whether it
+    begins with the initial events, and their end has not come.
     """
 
     def __init__(
@@ -38,11 +44,13 @@ class OpenWatch:
         stream: Iterable[Event[Any] | Mapping[str, Any]],
         timeout: int,
         ordered: bool,
+        initial: bool,
         started: float,
         clock: Callable[[], float],
         log: logging.Logger,
     ) -> None:
         self.ordered = ordered
+        self.initial = initial
         self.understood = False  # whether an event came that means something
         self.heard = clock()
         self._started = started
@@ -73,8 +81,8 @@ class OpenWatch:
         return self._clock() - self._started
 
     def is_over(self) -> bool:
-        """Return whether it was open for as long as it was to be."""
-        return self.lasted() >= self._timeout
+        """Return whether it was open for as long as it was to be, or given up."""
+        return self._overdue or self.lasted() >= self._timeout
 
     def check_end(self, name: str) -> None:
         """Raise :class:`VeryShortWatchError` if this was none, of the reflector ``name``."""
@@ -85,7 +93,8 @@ class OpenWatch:
 
     def patience(self) -> float:
         """Return the seconds of silence that are left to it."""
-        return self.heard + self._timeout + GRACE - self._clock()
+        longest = INITIAL_SILENCE if self.initial else self._timeout + GRACE
+        return self.heard + longest - self._clock()
 
     def give_up(self) -> None:
         """Let whatever :meth:`close` causes be an ordinary end: it has been silent too long."""

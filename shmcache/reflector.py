@@ -44,8 +44,8 @@ BOOKMARK, annotated as the end        one ``store.replace`` at that bookmark's v
                                       same stream goes on as the watch
 any other BOOKMARK                    nothing
 the stream ends before                pause, a new stream; the store is as it was
-it lasted all its time                a list in its place, from now on always: this server
-                                      does not know of the end
+it lasted all its time, or was        a list in its place, from now on always: this server
+silent for 30 s                       does not know of the end
 429, or connection refused            pause, a new stream
 410 or "too large version"            a new stream at once at ``""``
 any other error, also an end in 1 s   a list in its place; where the next list would be, a
@@ -435,7 +435,7 @@ class Reflector(Background):
         for kind, obj, version in self._events_of(watch):
             if kind == "BOOKMARK":
                 if marks_the_end(obj):
-                    watch.ordered = True
+                    watch.ordered, watch.initial = True, False
                     return version
             elif kind in self._writers:
                 try:
@@ -455,7 +455,7 @@ class Reflector(Background):
         started = self._clock()
         stream = self._source.watch(options)
         ordered = version != "" and not initial_events
-        watch = OpenWatch(stream, timeout, ordered, started, self._clock, _log)
+        watch = OpenWatch(stream, timeout, ordered, initial_events, started, self._clock, _log)
         self._counters.watches += 1
         with self._lock:
             self._watch = watch

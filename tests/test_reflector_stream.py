@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from tests.reflecting import (
     EMPTY,
     REFUSED,
     TOO_MANY,
+    Clock,
     RecordingStore,
     Run,
     Script,
@@ -148,6 +150,43 @@ def test_a_stream_that_knows_no_end_is_given_up() -> None:
     assert [options.resource_version for options in run.source.listed] == ["0", "10"]
     assert run.source.streamed == [True, False, False]
     assert run.store.names == ["a"]
+
+
+def test_a_stream_that_falls_silent_before_its_end_is_given_up() -> None:
+    """Half a minute without an event, and without the end of the initial ones, is as good as the
+    whole time: a list takes its place, long before the watch would be over."""
+    clock = Clock()
+    watching = threading.Event()
+
+    class Mute(Silent):
+        streams_lists = True
+
+        def watch(self, options: WatchOptions) -> Any:
+            if not options.send_initial_events:  # after the list: all has been seen
+                reflector._stopping.set()
+                return []
+            return self
+
+        def __iter__(self) -> Iterator[Event[Any]]:
+            yield added("a", 3)
+            watching.set()
+            assert self.closing.wait(DEADLINE)
+
+    def attend(seconds: float) -> bool:
+        assert watching.wait(DEADLINE)
+        if source.closed:
+            return reflector._stopping.wait(DEADLINE)
+        clock.now += 30.0
+        return False
+
+    source = Mute()
+    store = RecordingStore()
+    reflector = Reflector(source, None, store, _clock=clock, _attend_wait=attend)
+    reflector.run()
+    assert source.closed == 1
+    assert source.lists == 1
+    assert clock.now == 30.0
+    assert store.writes == [("replace", EMPTY.resource_version)]
 
 
 @pytest.mark.parametrize(
