@@ -106,8 +106,7 @@ class Store(Mapping[str, Any]):
         return self
 
     def _create(self, name: str | None, capacity: int | str) -> None:
-        self._core, self._name = self._opening.create(name, _arena.parse_size(capacity))
-        self._identity = self._core.identity
+        self._use(*self._opening.create(name, _arena.parse_size(capacity)))
 
     @classmethod
     def attach(
@@ -132,10 +131,14 @@ class Store(Mapping[str, Any]):
         (another kind, codec or layout, or not an arena), :class:`~shmcache.ArenaPermissionError`.
         """
         self = cls._prepare(writable, key_func, codec, cache, lock_timeout, owner=owner)
-        self._core = self._opening.attach(name, bool(writable), _at_least_zero(timeout))
-        self._name = name
-        self._identity = self._core.identity
+        self._use(self._opening.attach(name, bool(writable), _at_least_zero(timeout)), name)
         return self
+
+    def _use(self, core: Arena, name: str) -> None:
+        self._core, self._name, self._identity = core, name, core.identity
+        if type(self).get_by_key is Store.get_by_key:
+            # The native method stands in for ours: it spares the hottest read a Python frame.
+            self.__dict__["get_by_key"] = core.get
 
     @classmethod
     def open(
@@ -159,9 +162,7 @@ class Store(Mapping[str, Any]):
         return self
 
     def _open(self, name: str, capacity: int | str) -> None:
-        self._core = self._opening.open(name, _arena.parse_size(capacity))
-        self._name = name
-        self._identity = self._core.identity
+        self._use(self._opening.open(name, _arena.parse_size(capacity)), name)
 
     @classmethod
     def _prepare(

@@ -500,6 +500,11 @@ Status Arena::catch_up(View& view, uint64_t pos, const Want& want, bool with_val
     return Status::kNoMemory;
   }
   bool all = view.mutation_seq % 2 != 0 || pos - view.ring_pos >= entries;
+  try {
+    if (!all) view.touched.reserve(view.touched.size() + (pos - view.ring_pos));
+  } catch (const std::bad_alloc&) {
+    return Status::kNoMemory;
+  }
   for (uint64_t at = view.ring_pos; !all && at < pos; ++at) {
     const uint32_t number = segment_->ring()[at & (entries - 1)].load(relaxed);
     std::atomic_thread_fence(acquire);
@@ -511,8 +516,12 @@ Status Arena::catch_up(View& view, uint64_t pos, const Want& want, bool with_val
     } else if (Status s = examine(view, RecordNo{number}, want, with_values, copies);
                s != Status::kOk) {
       return s;
+    } else {
+      view.touched.push_back(number);
     }
   }
+  view.all = view.all || all || view.touched.size() > entries;
+  if (view.all) view.touched.clear();
   for (uint64_t i = 0; all && i < used; ++i) {
     const RecordNo number{static_cast<uint32_t>(i)};
     if (Status s = examine(view, number, want, with_values, copies); s != Status::kOk) return s;
@@ -574,6 +583,7 @@ Status Arena::truth_locked(View& view, const Want& want, bool with_values,
     view.states.assign(used, 0);
     view.live = 0;
     view.mutation_seq = 1;
+    view.all = true;
     copies.clear();
     std::unordered_map<std::string, RecordNo> newest;
     for (uint64_t i = 0; i < used; ++i) {

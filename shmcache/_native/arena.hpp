@@ -58,6 +58,10 @@ struct View {
   uint64_t mutation_seq = 1;  // of the last refresh; odd: never
   uint64_t ring_pos = 0;
   uint64_t version = 0;
+  // The records that refreshes have looked at since the caller emptied it, some perhaps twice; or
+  // `all`, and then it says nothing.
+  std::vector<uint32_t> touched;
+  bool all = false;
 };
 
 enum class Upsert : uint32_t { kAlways, kIfAbsent };
@@ -80,6 +84,8 @@ class Arena {
                  uint64_t deadline);
   // Without the lock. kBusy: the entry changed under every try; `copy` gets it under the lock.
   Status find(std::string_view key, Hit& hit) const;
+  // Whether what find said is still so: by the index word that led there.
+  bool still(const Hit& hit) const { return table_.still(hit); }
   Status copy(std::string_view key, uint64_t deadline, Item& item);
   // Whether `view` is still what the store holds.
   bool current(const View& view) const;

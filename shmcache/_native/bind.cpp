@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <bit>
 #include <cerrno>
 #include <cmath>
 #include <optional>
@@ -127,6 +128,22 @@ class WithoutGil {
 
  private:
   PyThreadState* state_;
+};
+
+// Where the index word of a key is that was found before; `hash` is Python's, -1 of none.
+struct Shortcut {
+  Py_hash_t hash = -1;
+  uint32_t record = 0, slot = 0;
+};
+
+// The last list of objects, and which record each is of. Kept only while the cache holds all of
+// them anyway, so that it costs pointers and no objects.
+struct Listing {
+  nb::object objects;               // a list; null: none
+  std::vector<uint32_t> records;    // by position
+  std::vector<uint32_t> positions;  // by record; kNowhere: not listed
+
+  static constexpr uint32_t kNowhere = ~uint32_t{0};
 };
 
 struct Cached {
@@ -278,6 +295,7 @@ class Handle {
   }
 
   nb::object get(nb::handle key, nb::object otherwise) {
+    if (PyObject* known = by_shortcut(key)) return nb::borrow(known);
     Use use(*this);
     Hit hit;
     auto text = utf8(key);
@@ -287,12 +305,15 @@ class Handle {
       Cached& known = cache_[raw(hit.record)];
       ++hits_;
       known.recent = true;
-      return known.object;
+      nb::object object = known.object;
+      make_shortcut(key, hit);
+      return object;
     }
     ++misses_;
     nb::object object = decode(data, key);
     if (hit.record != kNoRecord) {
       remember(hit.record, hit.state, nb::borrow(key), object, nb::len(data));
+      make_shortcut(key, hit);
     }
     return object;
   }
@@ -630,6 +651,8 @@ class Handle {
     arena_.reset();
     cache_.clear();
     cached_bytes_ = 0;
+    shortcuts_.clear();
+    listing_ = Listing();
   }
 
   void check(Status status, uint64_t key_size = 0, uint64_t value_size = 0) {
@@ -811,6 +834,60 @@ class Handle {
     }
   }
 
+  // --- the way back to a known object, past hashing and probing ---
+  //
+  // For a str by which an object was found before: where its index word is. If that word and the
+  // state of the record it names are as they were, a lookup would find the same again
+  // (Table::still), so the object is the answer. A line of private memory, the word, the record.
+  // No Python code, no waiting: so without Use.
+
+  PyObject* by_shortcut(nb::handle key) {
+    if (shortcuts_.empty() || closed() || !PyUnicode_CheckExact(key.ptr())) return nullptr;
+    Segment& segment = arena_->segment();
+    // What is wrong with these the long way says.
+    if (segment.lost() || (segment.unlinked() && segment.superseded())) return nullptr;
+    const Py_hash_t hash = PyObject_Hash(key.ptr());  // a str keeps it, and it is never -1
+    const Shortcut* pair = &shortcuts_[static_cast<size_t>(hash) & (shortcuts_.size() - 2)];
+    for (int way = 0; way < 2; ++way) {
+      const Shortcut& s = pair[way];
+      if (s.hash != hash || s.record >= cache_.size()) continue;
+      Cached& c = cache_[s.record];
+      if (!c.object.is_valid() || !same_text(c.key, key)) continue;
+      Hit hit;
+      hit.record = RecordNo{s.record};
+      hit.state = c.state;
+      hit.root = shortcut_root_;
+      hit.slot = s.slot;
+      if (!arena_->still(hit)) return nullptr;
+      ++hits_;
+      c.recent = true;
+      return c.object.ptr();
+    }
+    return nullptr;
+  }
+
+  void make_shortcut(nb::handle key, const Hit& hit) {
+    if (!PyUnicode_CheckExact(key.ptr()) || hit.slot > UINT32_MAX) return;
+    if (hit.root != shortcut_root_ || shortcuts_.size() < cache_.size()) {
+      shortcuts_.assign(std::bit_ceil(2 * cache_.size() + 16), Shortcut());
+      shortcut_root_ = hit.root;
+    }
+    const Py_hash_t hash = PyObject_Hash(key.ptr());
+    Shortcut* pair = &shortcuts_[static_cast<size_t>(hash) & (shortcuts_.size() - 2)];
+    if (pair[0].hash != hash) pair[1] = pair[0];
+    pair[0] = {hash, raw(hit.record), static_cast<uint32_t>(hit.slot)};
+  }
+
+  static bool same_text(nb::handle a, nb::handle b) {
+    if (a.is(b)) return true;
+    return PyUnicode_CheckExact(a.ptr()) &&
+           PyUnicode_GET_LENGTH(a.ptr()) == PyUnicode_GET_LENGTH(b.ptr()) &&
+           PyUnicode_KIND(a.ptr()) == PyUnicode_KIND(b.ptr()) &&
+           std::memcmp(PyUnicode_DATA(a.ptr()), PyUnicode_DATA(b.ptr()),
+                       static_cast<size_t>(PyUnicode_GET_LENGTH(a.ptr())) *
+                           static_cast<size_t>(PyUnicode_KIND(a.ptr()))) == 0;
+  }
+
   void remember(RecordNo record, uint64_t state, nb::object key, nb::object object, uint64_t size) {
     if (object.is_valid() && size > cache_limit_) return;
     if (raw(record) >= cache_.size()) cache_.resize(raw(record) + 1);
@@ -831,6 +908,8 @@ class Handle {
       cached_bytes_ -= candidate.size;
       Cached evicted = std::move(candidate);
       candidate = Cached{};
+      ++evictions_;
+      Listing dropped = std::exchange(listing_, Listing());
     }
   }
 
@@ -907,6 +986,11 @@ class Handle {
   nb::list snapshot(What what) {
     Use use(*this);
     if (arena_->segment().kind() == Kind::kFifo) return queue_snapshot(what);
+    if (what == What::kValues && listing_.objects.is_valid()) {
+      nb::object result = relist();
+      if (result.is_valid()) return nb::cast<nb::list>(result);
+    }
+    const uint64_t evictions = evictions_;
     // The first try copies what is new to the view. If then something is missing that the view
     // knew and the cache has lost, the second looks at everything; the third copies everything.
     for (int tries = 0;; ++tries) {
@@ -926,8 +1010,115 @@ class Handle {
       check(refresh(view, what != What::kKeys, have, live, copies));
       view_ = std::move(view);
       nb::object result = build(what, live, copies);
-      if (result.is_valid()) return nb::cast<nb::list>(result);
+      if (!result.is_valid()) continue;
+      if (what == What::kValues && evictions == evictions_ && all_cached(live)) {
+        keep_listing(result, live);
+      }
+      return nb::cast<nb::list>(result);
     }
+  }
+
+  bool all_cached(const std::vector<Live>& live) const {
+    return std::all_of(live.begin(), live.end(), [&](const Live& l) {
+      return l.record < cache_.size() && cache_[l.record].state == l.state &&
+             cache_[l.record].object.is_valid();
+    });
+  }
+
+  void keep_listing(nb::handle objects, const std::vector<Live>& live) {
+    Listing kept;
+    kept.objects = copy_of(objects);  // the caller may change its own
+    kept.records.reserve(live.size());
+    kept.positions.assign(view_.states.size(), Listing::kNowhere);
+    for (const auto& [record, state] : live) {
+      if (record >= kept.positions.size()) return;  // another thread's list has come between
+      kept.positions[record] = static_cast<uint32_t>(kept.records.size());
+      kept.records.push_back(record);
+    }
+    listing_ = std::move(kept);
+    view_.touched.clear();
+    view_.all = false;
+  }
+
+  static nb::object copy_of(nb::handle list) {
+    PyObject* copy = PyList_GetSlice(list.ptr(), 0, PyList_GET_SIZE(list.ptr()));
+    if (copy == nullptr) throw nb::python_error();
+    return nb::steal(copy);
+  }
+
+  // The last list, with what has changed since. Null if too much has: the view then is up to date,
+  // and the listing gone.
+  nb::object relist() {
+    if (arena_->current(view_) && view_.touched.empty() && !view_.all) {
+      check(Status::kOk);
+      hits_ += listing_.records.size();
+      return copy_of(listing_.objects);
+    }
+    // Taken, as in snapshot: other threads may list while the GIL is let go.
+    View view = std::exchange(view_, View{});
+    Listing listing = std::exchange(listing_, Listing());
+    const uint64_t evictions = evictions_;
+    std::unordered_map<uint32_t, Item> copies;
+    auto want = [&](RecordNo, uint64_t) { return !view.all; };
+    const uint64_t deadline = deadline_after(lock_timeout_);
+    check(blocking([&] { return arena_->refresh(view, want, true, deadline, copies); }));
+    const bool patched = !view.all && patch(listing, view, copies);
+    view.touched.clear();
+    view.all = false;
+    view_ = std::move(view);
+    if (!patched || evictions != evictions_) return nb::object();
+    listing_ = std::move(listing);
+    hits_ += listing_.records.size();
+    return copy_of(listing_.objects);
+  }
+
+  // False: some object is neither in the cache nor copied.
+  bool patch(Listing& listing, const View& view, std::unordered_map<uint32_t, Item>& copies) {
+    listing.positions.resize(view.states.size(), Listing::kNowhere);
+    for (uint32_t record : view.touched) {
+      const uint64_t state = view.states[record];
+      uint32_t& position = listing.positions[record];
+      if (state == 0) {
+        if (position != Listing::kNowhere) unlist(listing, record);
+        continue;
+      }
+      if (auto copied = copies.find(record); copied != copies.end()) {
+        nb::object key = to_str(copied->second.key()), data = to_bytes(copied->second.value());
+        copies.erase(copied);
+        ++misses_;
+        remember(RecordNo{record}, state, key, decode(data, key), nb::len(data));
+      }
+      if (record >= cache_.size() || cache_[record].state != state ||
+          !cache_[record].object.is_valid()) {
+        return false;
+      }
+      PyObject* object = nb::object(cache_[record].object).release().ptr();
+      if (position == Listing::kNowhere) {
+        const int appended = PyList_Append(listing.objects.ptr(), object);
+        Py_DECREF(object);
+        if (appended != 0) throw nb::python_error();
+        position = static_cast<uint32_t>(listing.records.size());
+        listing.records.push_back(record);
+      } else {
+        PyList_SetItem(listing.objects.ptr(), position, object);  // steals it
+      }
+    }
+    return true;
+  }
+
+  // The last of the list takes the place of what goes.
+  static void unlist(Listing& listing, uint32_t record) {
+    const uint32_t position = listing.positions[record], last = listing.records.back();
+    PyObject* list = listing.objects.ptr();
+    const Py_ssize_t end = PyList_GET_SIZE(list) - 1;
+    PyObject* moved = PyList_GET_ITEM(list, end);
+    Py_INCREF(moved);
+    PyList_SetItem(list, position, moved);  // steals it
+    if (PyList_SetSlice(list, end, end + 1, nullptr) != 0) throw nb::python_error();
+    listing.records[position] = last;
+    listing.positions[last] = position;
+    listing.records.pop_back();
+    listing.positions[record] = Listing::kNowhere;
   }
 
   static std::vector<Live> live_of(const std::vector<Arena::Found>& found) {
@@ -1001,8 +1192,49 @@ class Handle {
   std::vector<Cached> cache_;
   uint64_t cached_bytes_ = 0;
   size_t clock_hand_ = 0;
-  uint64_t hits_ = 0, misses_ = 0;
+  uint64_t hits_ = 0, misses_ = 0, evictions_ = 0;
+  std::vector<Shortcut> shortcuts_;  // a power of two of them, in pairs
+  uint64_t shortcut_root_ = 0;
+  Listing listing_;
   View view_;
+};
+
+// Handle::get as a plain method of CPython's: nanobind's dispatch of arguments that may be None or
+// left out costs more than the lookup itself.
+PyObject* get_method(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+  nb::handle key, otherwise = Py_None;
+  const Py_ssize_t named = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
+  if (count >= 1) key = args[0];
+  if (count >= 2) otherwise = args[1];
+  for (Py_ssize_t i = 0; i < named; ++i) {
+    nb::handle name = PyTuple_GET_ITEM(names, i);
+    if (count < 1 && PyUnicode_CompareWithASCIIString(name.ptr(), "key") == 0) {
+      key = args[count + i];
+    } else if (count < 2 && PyUnicode_CompareWithASCIIString(name.ptr(), "default") == 0) {
+      otherwise = args[count + i];
+    } else {
+      return PyErr_Format(PyExc_TypeError, "get_by_key() got an unexpected argument '%U'",
+                          name.ptr());
+    }
+  }
+  if (!key.is_valid() || count > 2) {
+    return PyErr_Format(PyExc_TypeError, "get_by_key() takes a key and perhaps a default");
+  }
+  try {
+    return nb::inst_ptr<Handle>(self)->get(key, nb::borrow(otherwise)).release().ptr();
+  } catch (nb::python_error& error) {
+    error.restore();
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  }
+  return nullptr;
+}
+
+PyMethodDef get_definition = {
+    "get_by_key",
+    reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(get_method)),
+    METH_FASTCALL | METH_KEYWORDS,
+    "The object of ``key``, or ``default``. Shared in this process, and read-only.",
 };
 
 nb::dict inspect(int fd) {
@@ -1040,7 +1272,10 @@ NB_MODULE(_core, m) {
       .def(nb::init<>())
       .def("__setitem__", &shmcache::NewTerms::set, nb::arg("version"), nb::arg("packed"))
       .def("__len__", &shmcache::NewTerms::size);
-  nb::class_<Handle>(m, "Arena")
+  nb::class_<Handle> arena(m, "Arena");
+  arena.attr("get") = nb::steal(PyDescr_NewMethod(
+      reinterpret_cast<PyTypeObject*>(arena.ptr()), &shmcache::get_definition));
+  arena
       .def_static("create", &Handle::create, nb::arg("fd"), nb::arg("shm_name"), nb::arg("kind"),
                   nb::arg("capacity"), nb::arg("codec"), nb::arg("mode"), nb::arg("indexes"),
                   nb::arg("name"), nb::arg("decode").none(), nb::arg("cache_bytes"), nb::arg("lock_timeout"))
@@ -1070,7 +1305,6 @@ NB_MODULE(_core, m) {
       .def("report", &Handle::report)
       .def("delete", &Handle::remove, nb::arg("key").none())
       .def("get_raw", &Handle::get_raw, nb::arg("key").none())
-      .def("get", &Handle::get, nb::arg("key").none(), nb::arg("default").none() = nb::none())
       .def("contains", &Handle::contains, nb::arg("key").none())
       .def("keys", &Handle::keys)
       .def("values", &Handle::values)

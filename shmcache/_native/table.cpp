@@ -105,6 +105,15 @@ Status Table::peek(RecordNo number, Hit& hit) const {
   return Status::kOk;
 }
 
+bool Table::still(const Hit& hit) const {
+  const Meta& m = segment_.meta();
+  // The root first: what is found after it was so when it was loaded, or later.
+  if (m.root.load(acquire) != hit.root) return false;
+  const uint64_t word = segment_.index(Root::unpack(hit.root).area)[hit.slot].load(acquire);
+  return word != kTombstone && record_of(word) == hit.record &&
+         record(hit.record).state.load(acquire) == hit.state;
+}
+
 bool Table::read_key(const Hit& hit, void* to) const {
   copy_out(to, hit.extent, hit.key_size);
   std::atomic_thread_fence(acquire);
@@ -152,6 +161,8 @@ Status Table::find(const Key& key, Hit& hit) const {
           std::atomic_thread_fence(acquire);
           changed = record(number).state.load(relaxed) != hit.state;
           if (!changed) {
+            hit.root = root_word;
+            hit.slot = slot;
             if (state_of(hit.state) == State::kLive || m.root.load(relaxed) == root_word) {
               return Status::kOk;
             }

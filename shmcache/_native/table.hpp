@@ -55,6 +55,7 @@ struct Hit {
   uint64_t value_size = 0;
   uint64_t terms_size = 0;
   const uint64_t* extent = nullptr;
+  uint64_t root = 0, slot = 0;  // by find: the index word that led here
 
   const uint64_t* value() const { return extent + round_up(key_size, 8) / 8; }
   const uint64_t* terms() const { return value() + round_up(value_size, 8) / 8; }
@@ -68,6 +69,9 @@ class Table {
 
   // --- readers, any time ---
   Status find(const Key& key, Hit& hit) const;
+  // Whether the index word that led find here names the record still, in the same root, and the
+  // record is the same: then the key is where it was, and find would end here again.
+  bool still(const Hit& hit) const;
   // The entry of one record, LIVE or STAGED. kMiss: FREE. kBusy: it changed meanwhile.
   Status peek(RecordNo record, Hit& hit) const;
   // Copy what a hit names; false if the record has changed, the copy is then worthless.
