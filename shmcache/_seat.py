@@ -59,6 +59,7 @@ class Seat:
                 status.pid,
             )
         self._taken = True
+        self.beat()
 
     def try_to_succeed(self) -> str | None:
         """Take the place if it is free, and return the version at which the work goes on.
@@ -71,14 +72,16 @@ class Seat:
             return None
         before = self._seat.reflector_status()  # what the one before us said, until we report
         self._taken = True
+        self.beat()
         if before.name != self._name or not getattr(self._store, "has_synced", False):
             return ""
         return str(getattr(self._store, "resource_version", ""))
 
     def report(self, state: str) -> None:
-        """Publish a new state."""
-        self._state = state
-        self.beat()
+        """Publish a state, if it is a new one; else the next beat does."""
+        if state != self._state:
+            self._state = state
+            self.beat()
 
     def beat(self) -> None:
         """Publish the state and the counters."""

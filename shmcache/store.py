@@ -34,6 +34,8 @@ __all__ = ["Store"]
 # By their number in the segment.
 _REFLECTOR_STATES = ("", "listing", "watching", "waiting", "stopped")
 
+_LOOK_SECONDS = 0.5
+
 _FOREVER = 1e9  # seconds: what the core takes for no limit
 
 
@@ -409,7 +411,8 @@ class Store(Mapping[str, Any]):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return False
-            self._core.wait_change(version, remaining)
+            # In slices: of a replace whose writer has died the version may not tell.
+            self._core.wait_change(version, min(remaining, _LOOK_SECONDS))
 
     # --- the reflector's place ------------------------------------------------------------------
 

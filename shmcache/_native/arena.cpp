@@ -265,7 +265,7 @@ void Arena::stage_resource_version(std::string_view text, uint64_t txn) {
   ResourceVersion& next = m.resource_version[(m.resource_versions.load(relaxed) + 1) & 1];
   // Who reads a part of what follows sees that the count has moved since (resource_version).
   std::atomic_thread_fence(release);
-  next.txn = txn;
+  next.txn.store(txn, relaxed);
   const uint64_t size = std::min(text.size(), kResourceVersionSize);
   next.size.store(size, relaxed);
   copy_in(next.text, text.data(), size);
@@ -276,13 +276,13 @@ void Arena::stage_resource_version(std::string_view text, uint64_t txn) {
 void Arena::settle_replace(uint64_t generation) {
   Meta& m = segment_->meta();
   const uint64_t next = m.resource_versions.load(relaxed) + 1;
-  const uint64_t txn = m.resource_version[next & 1].txn;
+  const uint64_t txn = m.resource_version[next & 1].txn.load(relaxed);
   if (txn != 0 && txn <= generation) {
+    m.populated.store(1, release);  // before the count: see next_is_current
     m.resource_versions.store(next, release);
-    m.populated.store(1, release);
   }
-  m.resource_version[0].txn = 0;
-  m.resource_version[1].txn = 0;
+  m.resource_version[0].txn.store(0, relaxed);
+  m.resource_version[1].txn.store(0, relaxed);
 }
 
 Status Arena::replace(const std::vector<Entry>& entries, std::string_view resource_version,
@@ -924,7 +924,9 @@ uint64_t Arena::size() const { return segment_->meta().live.load(acquire); }
 
 bool Arena::has_synced() const {
   const Meta& m = segment_->meta();
-  if (m.populated.load(acquire) == 0) return false;
+  if (m.populated.load(acquire) == 0 && !next_is_current(m.resource_versions.load(acquire))) {
+    return false;
+  }
   return segment_->kind() != Kind::kFifo || m.initial_last_seq.load(acquire) == 0;
 }
 
@@ -946,13 +948,24 @@ Status Arena::wait_change(uint64_t version, uint64_t deadline, uint64_t& now) {
   return rc == EINTR ? Status::kInterrupted : Status::kBusy;  // kBusy: call again
 }
 
+// The rule of settle_replace, without settling: a replace has happened when its root is there, even
+// if its writer has died since.
+bool Arena::next_is_current(uint64_t count) const {
+  const Meta& m = segment_->meta();
+  // The root first: a repair takes the mark of a replace that never happened away before it
+  // publishes a root of its own.
+  const uint64_t generation = table_.root().generation;
+  const uint64_t txn = m.resource_version[(count + 1) & 1].txn.load(relaxed);
+  return txn != 0 && txn <= generation;
+}
+
 std::string Arena::resource_version() const {
   const Meta& m = segment_->meta();
   std::string text;
   for (int tries = 0; tries < 1000; ++tries) {
     // The slot that is named is not written to before the count has moved.
     const uint64_t count = m.resource_versions.load(acquire);
-    const ResourceVersion& rv = m.resource_version[count & 1];
+    const ResourceVersion& rv = m.resource_version[(count + next_is_current(count)) & 1];
     text.resize(std::min(rv.size.load(relaxed), kResourceVersionSize));
     copy_out(text.data(), rv.text, text.size());
     std::atomic_thread_fence(acquire);

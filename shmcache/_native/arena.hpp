@@ -186,6 +186,7 @@ class Arena {
   bool truly_live(const Record& record) const;
   void stage_resource_version(std::string_view resource_version, uint64_t txn);
   void settle_replace(uint64_t generation);
+  bool next_is_current(uint64_t count) const;
   void note_drained();
   void notify_change();
   void notify_ready();

@@ -159,7 +159,7 @@ struct FreeLists {
 // One of two: `resource_versions` counts them, its last bit names the current one, and the other
 // is written before the count moves.
 struct ResourceVersion {
-  uint64_t txn;  // root generation of the replace that wrote it, 0 if it is not part of one
+  std::atomic<uint64_t> txn;  // root generation of the replace that wrote it; 0: of none
   std::atomic<uint64_t> size;
   uint64_t text[kResourceVersionSize / 8];
 };

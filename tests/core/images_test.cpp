@@ -193,8 +193,10 @@ std::string value_in(const Content& content, const std::string& key) {
 }
 
 // What is wrong with the image; "" if it is as the contract has it.
+// `allowed[0]` is the content before, with resource version `versions[0]`, and `allowed[1]` after.
 std::string judge(const Image& image, const std::vector<Range>& parts, const Geometry& geometry,
-                  Kind kind, const std::vector<Content>& allowed, bool atomic) {
+                  Kind kind, const std::vector<Content>& allowed,
+                  const std::vector<std::string>& versions, bool atomic) {
   int fd = file_of(image, parts, geometry);
   std::string wrong;
   {
@@ -233,6 +235,15 @@ std::string judge(const Image& image, const std::vector<Range>& parts, const Geo
     const Content listed = content(*reader);
     if (std::find(allowed.begin(), allowed.end(), listed) == allowed.end()) {
       wrong = "before repair, list is neither old nor new";
+    }
+    for (size_t i = 0; i < 2 && allowed[0] != allowed[1]; ++i) {
+      if (listed == allowed[i] && reader->resource_version() != versions[i]) {
+        wrong = "before repair, the resource version is of another content";
+      }
+    }
+    if (versions[0] == "" && versions[1] == "rv" && kind != Kind::kFifo &&
+        reader->has_synced() != (listed == allowed[1])) {
+      wrong = "before repair, has_synced is of another content";
     }
     if (indexed(*reader) && !indexes_agree(*reader)) {
       wrong = "before repair, the indexes are not those of the entries";
@@ -427,6 +438,7 @@ struct Run {
   int fd, fd_after;
   std::unique_ptr<Arena> arena, after;
   std::vector<Content> allowed;
+  std::vector<std::string> versions;
   std::vector<Range> parts;
   std::vector<Image> images;
 
@@ -439,6 +451,7 @@ struct Run {
     scenario.prepare(*after);
     scenario.operation(*after);
     allowed = outcomes(scenario, *arena, *after);
+    versions = {arena->resource_version(), after->resource_version()};
     parts = ranges(arena->segment(), scenario.grows);
     images = step(*arena, parts, operation, scenario.every);
   }
@@ -457,7 +470,8 @@ CASE(every_crash_image, "killed at any store of any operation, the arena is old 
     const Geometry geometry = run.arena->segment().geometry();
     for (size_t i = 0; i < run.images.size(); ++i) {
       const std::string wrong =
-          judge(run.images[i], run.parts, geometry, scenario.kind, run.allowed, scenario.atomic);
+          judge(run.images[i], run.parts, geometry, scenario.kind, run.allowed, run.versions,
+                scenario.atomic);
       if (!wrong.empty()) {
         harness::fail(__FILE__, __LINE__, std::string(scenario.name) + ", image " +
                                               std::to_string(i) + ": " + wrong);
@@ -489,7 +503,8 @@ void judge_repairs(size_t samples, size_t every) {
       ++first;
       for (const Image& image : images) {
         const std::string wrong =
-            judge(image, run.parts, geometry, scenario.kind, run.allowed, scenario.atomic);
+            judge(image, run.parts, geometry, scenario.kind, run.allowed, run.versions,
+                  scenario.atomic);
         if (!wrong.empty()) {
           harness::fail(__FILE__, __LINE__, std::string(scenario.name) + ", repair of image " +
                                                 std::to_string(i) + ": " + wrong);
@@ -526,7 +541,9 @@ CASE(crash_images_show_planted_faults, "an operation in the wrong order is found
   const Geometry geometry = run.arena->segment().geometry();
   bool found = false;
   for (const Image& image : run.images) {
-    found = found || !judge(image, run.parts, geometry, update.kind, run.allowed, true).empty();
+    found = found || !judge(image, run.parts, geometry, update.kind, run.allowed, run.versions,
+                            true)
+                          .empty();
   }
   CHECK(found);
 }
