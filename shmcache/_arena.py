@@ -11,7 +11,6 @@ import errno
 import os
 import pwd
 import re
-import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -84,7 +83,7 @@ class Opening:
         given = name
         deadline = time.monotonic() + _CREATION_SECONDS
         while True:
-            name = given if given is not None else secrets.token_hex(8)
+            name = given if given is not None else os.urandom(8).hex()
             try:
                 with _opened(name, posix_ipc.O_CREAT) as fd:
                     core = _core.Arena.create(

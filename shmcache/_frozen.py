@@ -3,7 +3,7 @@
 A decoded object is handed to every reader of a process that asks for the same entry, so nobody
 may change it (client-go has the same contract, unenforced). Subclasses of ``dict`` and ``list``,
 so ``isinstance``, ``json.dumps``, pattern matching and ``==`` work as with the plain ones.
-Pickling and copying give plain, mutable ones. May import: nothing of shmcache.
+Pickling and copying give plain, mutable ones. May import: ``_core``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import copy
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-__all__ = ["FrozenDict", "FrozenList", "freeze", "thaw"]
+from shmcache._core import sealer
+
+__all__ = ["FrozenDict", "FrozenList", "freeze", "seal", "thaw"]
 
 
 def _refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
@@ -117,3 +119,7 @@ def _copy(
 
 # Immutable, and most of what there is.
 _ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
+
+seal = sealer(FrozenDict, FrozenList, freeze)
+"""What :func:`freeze` returns, of a tree that only the caller has: its containers become read-only
+where they are, without a copy. What somebody else has a reference to is copied (seal.hpp)."""

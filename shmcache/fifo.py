@@ -5,7 +5,6 @@ May import: ``store`` and what it may import.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import math
 import queue
@@ -149,6 +148,8 @@ class FIFO(Store):
         Threads of the loop's default executor wait, in short slices; the item is taken by the
         loop's own thread, between two suspensions.
         """
+        import asyncio  # 3 MB, and 20 ms of every import of shmcache
+
         deadline = math.inf if timeout is None else time.monotonic() + (_checked(timeout) or 0.0)
         run = asyncio.get_running_loop().run_in_executor
         hand: builtins.list[_Popped] = []

@@ -18,14 +18,14 @@ BASE = {"_errors", "_types", "_frozen", "_backoff", "_objects", "keys"}
 MAY_IMPORT = {
     "_errors": set(),
     "_types": set(),
-    "_frozen": set(),
+    "_frozen": {"_core"},
     "_objects": {"_errors"},
     "_backoff": set(),
     "keys": {"_errors"},
     "_ports": {"_types"},
     "_status": {"_errors", "_core"},
     "selectors": {"_errors"},
-    "codecs": {"_frozen", "_errors", "codecs"},
+    "codecs": {"_core", "_frozen", "_errors", "codecs"},
     "listwatch": {"_ports", "_types", "_errors"},
     "_arena": {"_core", "_errors", "_status", "_types"},
     "sources": {"_errors", "_types", "_ports", "keys", "listwatch", "sources", "selectors"},
@@ -105,6 +105,40 @@ def test_importing_stays_light() -> None:
     code = f"import sys, shmcache; print([m for m in {optional} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_reader_imports_no_more() -> None:
+    """import shmcache, and to read and pop with it, loads none of what only writers need."""
+    writers = ("asyncio", "hashlib", "logging", "random", "socket", "ssl", "subprocess")
+    code = (
+        "import sys; before = set(sys.modules); import shmcache\n"
+        "with shmcache.FIFO.create(capacity='1MiB') as fifo:\n"
+        "    fifo.unlink(); fifo.add({'metadata': {'name': 'a'}})\n"
+        "    fifo.get_by_key('a'); fifo.pop()\n"
+        f"print([m for m in {writers} if m in set(sys.modules) - before])\n"
+        "print([m for m in ('reflector', 'sources', 'poller', 'selectors') "
+        "if f'shmcache.{m}' in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "[]"]
+
+
+def test_what_is_imported_later_is_there() -> None:
+    """Each name of the facade comes in a fresh interpreter, by attribute, by from-import and by
+    star-import, is in dir(), and is the one of its module; other names are an AttributeError."""
+    code = (
+        "import shmcache\n"
+        "assert set(shmcache.__all__) | {'sources'} <= set(dir(shmcache))\n"
+        "assert 'Reflector' not in vars(shmcache)\n"
+        "from shmcache import Reflector\n"
+        "from shmcache import *\n"
+        "import shmcache.reflector\n"
+        "assert Reflector is shmcache.Reflector is shmcache.reflector.Reflector\n"
+        "assert all(globals()[name] is getattr(shmcache, name) for name in shmcache.__all__)\n"
+        "assert callable(shmcache.sources.load)\n"
+        "assert not hasattr(shmcache, 'nothing')\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_every_module_has_all() -> None:

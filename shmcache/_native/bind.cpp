@@ -1,4 +1,4 @@
-// The only file of the core that knows Python: one class, `Arena`, over shmcache::Arena.
+// The only file of the core, beside seal.hpp, that knows Python: one class, `Arena`, over shmcache::Arena.
 //
 // GIL: a call first tries with the GIL held and without waiting (deadline 0). Only if the lock is
 // taken, a repair is due, or what it writes is large, it lets the GIL go and waits. Under the arena's lock no Python
@@ -26,6 +26,8 @@
 
 #include "arena.hpp"
 #include "futex.hpp"
+#include "levels.hpp"
+#include "seal.hpp"
 
 namespace nb = nanobind;
 
@@ -1267,6 +1269,12 @@ NB_MODULE(_core, m) {
   m.attr("MAX_INDEX_VALUE_SIZE") = shmcache::kMaxIndexValueSize;
   m.attr("LAYOUT_VERSION") = shmcache::kLayoutVersion;
   m.def("inspect", &shmcache::inspect, nb::arg("fd"));
+  m.def("nested_deeper",
+        [](nb::bytes data, uint64_t most) {
+          return shmcache::nested_deeper({data.c_str(), data.size()}, most);
+        },
+        nb::arg("data"), nb::arg("most"));
+  if (PyModule_AddFunctions(m.ptr(), shmcache::sealing::kFunctions) != 0) throw nb::python_error();
   m.def("mark_unlinked", &shmcache::Segment::mark_unlinked, nb::arg("fd"));
   nb::class_<shmcache::NewTerms>(m, "NewTerms")
       .def(nb::init<>())

@@ -1,4 +1,5 @@
-"""Objects to bytes and back: one module a codec. May import: ``_frozen``, ``_errors``."""
+"""Objects to bytes and back: one module a codec. May import: ``_core``, ``_frozen``,
+``_errors``."""
 
 from shmcache.codecs.msgpack import MsgpackCodec
 from shmcache.codecs.msgspec import MsgspecCodec

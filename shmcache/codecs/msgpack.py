@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import msgpack
+from msgpack import Packer, unpackb
 
-from shmcache._frozen import FrozenDict, FrozenList
+from shmcache._core import nested_deeper
+from shmcache._frozen import seal
 
-__all__ = ["MAX_LEVELS", "MsgpackCodec"]
+__all__ = ["MAX_LEVELS", "MsgpackCodec", "check_levels"]
 
 MAX_LEVELS = 1024
 """How deep objects may be nested: msgpack's own limit, and the same for every codec of it."""
@@ -32,45 +32,54 @@ class MsgpackCodec:
 
     def encode(self, obj: Any) -> bytes:
         """The msgpack bytes of ``obj``; TypeError, ValueError or OverflowError if it has none."""
-        # msgpack writes one level more than it reads, so it gets one more to write: an array of
-        # one, whose header is the first byte.
-        data: bytes = msgpack.packb((obj,), datetime=True)
-        return data[1:]
+        try:
+            packer = _packers.pop()
+        except IndexError:
+            packer = Packer(datetime=True)
+        data: bytes = packer.pack(obj)
+        if len(data) <= _PACKER_BYTES:
+            _packers.append(packer)
+        if len(data) > MAX_LEVELS:  # a level takes a byte at least
+            check_levels(data)
+        return data
 
     def decode(self, data: bytes | memoryview) -> Any:
         """A private, mutable object, or ValueError. Its size is bounded by that of ``data``."""
         try:
-            return msgpack.unpackb(data, strict_map_key=False, timestamp=3)
+            return unpackb(data, strict_map_key=False, timestamp=3)
         except (TypeError, OverflowError):
-            return _decode_unusual(data, dict, None)
+            return _decode_unusual(data)
 
     def decode_shared(self, data: bytes | memoryview) -> Any:
         """A read-only object, for all readers of the process, or ValueError."""
         try:
-            return msgpack.unpackb(
-                data,
-                strict_map_key=False,
-                timestamp=3,
-                object_hook=FrozenDict,
-                list_hook=FrozenList,
-            )
+            return seal(unpackb(data, strict_map_key=False, timestamp=3))
         except (TypeError, OverflowError):
-            return _decode_unusual(data, FrozenDict, FrozenList)
+            return seal(_decode_unusual(data))
 
 
-def _decode_unusual(
-    data: bytes | memoryview,
-    make_dict: type[dict[Any, Any]],
-    make_list: Callable[[list[Any]], Any] | None,
-) -> Any:
+# A packer is cheap to use and not to make. It has one buffer, and objects may run Python while they
+# are packed (a time zone, the items of a subclass of dict), in which this thread or another encodes
+# something else: so who encodes takes a packer out of here meanwhile. One that failed is not given
+# back, nor one whose buffer has grown, for it never shrinks.
+_packers: list[Any] = []
+_PACKER_BYTES = 256 << 10  # the buffer of a new one
+
+
+def check_levels(data: bytes) -> None:
+    """Refuse what msgpack would write, one level more than it reads, and msgspec any number."""
+    if nested_deeper(data, MAX_LEVELS):
+        raise ValueError(f"nested deeper than {MAX_LEVELS} levels")
+
+
+def _decode_unusual(data: bytes | memoryview) -> Any:
     """Maps may have arrays as keys: slower, so only once msgpack has failed for a key."""
     try:
-        return msgpack.unpackb(
+        return unpackb(
             data,
             strict_map_key=False,
             timestamp=3,
-            object_pairs_hook=lambda pairs: make_dict((_as_key(k), v) for k, v in pairs),
-            list_hook=make_list,
+            object_pairs_hook=lambda pairs: {_as_key(k): v for k, v in pairs},
         )
     except (TypeError, OverflowError, RecursionError) as cause:
         raise ValueError(f"not an object of Python: {cause}") from cause

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgpack import Unpacker
-
-from shmcache._frozen import freeze
-from shmcache.codecs.msgpack import MAX_LEVELS
+from shmcache._frozen import seal
+from shmcache.codecs.msgpack import MAX_LEVELS, check_levels
 
 __all__ = ["MsgspecCodec"]
 
@@ -56,7 +54,7 @@ class MsgspecCodec:
         except RecursionError as cause:
             raise ValueError(_TOO_DEEP) from cause
         if len(data) > MAX_LEVELS:  # a level takes a byte at least
-            _check_levels(data)
+            check_levels(data)
         return data
 
     def decode(self, data: bytes | memoryview) -> Any:
@@ -68,20 +66,10 @@ class MsgspecCodec:
 
     def decode_shared(self, data: bytes | memoryview) -> Any:
         """A read-only object, for all readers of the process, or ValueError."""
-        return freeze(self.decode(data))
+        return seal(self.decode(data))
 
     def __reduce__(self) -> Any:
         return MsgspecCodec, (self.type,)
 
 
 _TOO_DEEP = f"nested deeper than {MAX_LEVELS} levels, or than Python's recursion limit allows"
-
-
-def _check_levels(data: bytes) -> None:
-    """Refuse what a reader with MsgpackCodec could not read; to skip takes no memory."""
-    unpacker = Unpacker(max_buffer_size=0)
-    unpacker.feed(data)
-    try:
-        unpacker.skip()
-    except ValueError as cause:
-        raise ValueError(_TOO_DEEP) from cause
