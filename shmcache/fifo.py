@@ -15,13 +15,15 @@ from typing import Any, ClassVar, Self
 from shmcache._errors import CodecError
 from shmcache._ports import Codec, KeyFunc
 from shmcache.keys import meta_namespace_key_func
-from shmcache.store import Store, _checked
+from shmcache.store import Store, _at_least_zero, _checked
 
 __all__ = ["FIFO"]
 
 # Key, payload, place in the queue: an item between the queue and its consumer. It is in a list that
 # the Python frame of the pop owns from the moment that it is taken: a signal handler may raise as
 # soon as a native call has returned, and the interpreter then drops what the call returned.
+# So in the frame of a pop one try covers every bytecode from there on: a try inside it would begin
+# with one that neither covers. What is being decoded says whose error it is.
 _Popped = tuple[str, bytes, int]
 
 # A cancelled pop_async leaves a thread of the executor asleep for at most this long.
@@ -98,12 +100,15 @@ class FIFO(Store):
         newer version of it has been queued meanwhile.
         """
         hand: builtins.list[_Popped] = []
+        decoding: _Popped | None = None
         try:
-            self._core.pop(1, _checked(timeout), hand)
-            return self._decode(hand[0])
-        except CodecError:
-            raise  # it carries the payload; back in the queue it would fail for ever
-        except BaseException:
+            self._core.pop(1, None if timeout is None else _at_least_zero(timeout), hand)
+            decoding = hand[0]
+            return self._codec.decode(decoding[1])
+        except BaseException as error:
+            if decoding is not None and isinstance(error, Exception):
+                # It carries the payload; back in the queue it would fail for ever.
+                raise self._undecodable(decoding, error) from error
             if hand:
                 self._core.put_back(hand)
             raise
@@ -119,13 +124,21 @@ class FIFO(Store):
         if max_items < 1:
             raise ValueError(f"max_items must be at least 1, and it is {max_items}")
         hand: builtins.list[_Popped] = []
+        decoding: _Popped | None = None
         try:
             self._core.pop(min(max_items, sys.maxsize), _checked(timeout), hand)
-            return [self._decode(taken) for taken in hand]
-        except CodecError as error:
-            error.obj = [(key, data) for key, data, _ in hand]
-            raise
-        except BaseException:
+            decode, objs = self._codec.decode, []
+            for taken in hand:
+                decoding = taken
+                obj = decode(taken[1])
+                decoding = None
+                objs.append(obj)
+            return objs
+        except BaseException as error:
+            if decoding is not None and isinstance(error, Exception):
+                failed = self._undecodable(decoding, error)
+                failed.obj = [(key, data) for key, data, _ in hand]
+                raise failed from error
             if hand:
                 self._core.put_back(hand)
             raise
@@ -134,7 +147,7 @@ class FIFO(Store):
         """As :meth:`pop`, past the codec: key and payload bytes."""
         hand: builtins.list[_Popped] = []
         try:
-            self._core.pop(1, _checked(timeout), hand)
+            self._core.pop(1, None if timeout is None else _at_least_zero(timeout), hand)
             key, data, _ = hand[0]
             return key, data
         except BaseException:
@@ -189,12 +202,15 @@ class FIFO(Store):
         self._core.shut_down(bool(immediate))
 
     def _decode(self, taken: _Popped) -> Any:
-        key, data, _ = taken
         try:
-            return self._codec.decode(data)
+            return self._codec.decode(taken[1])
         except Exception as cause:
-            raise CodecError(
-                f"codec {self._codec.name!r} cannot decode the popped payload of {key!r}; "
-                f"its {len(data)} bytes are in .obj: {cause!r}",
-                data,
-            ) from cause
+            raise self._undecodable(taken, cause) from cause
+
+    def _undecodable(self, taken: _Popped, cause: Exception) -> CodecError:
+        key, data, _ = taken
+        return CodecError(
+            f"codec {self._codec.name!r} cannot decode the popped payload of {key!r}; "
+            f"its {len(data)} bytes are in .obj: {cause!r}",
+            data,
+        )

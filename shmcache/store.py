@@ -290,7 +290,7 @@ class Store(Mapping[str, Any]):
 
     def add_raw(self, key: str, data: bytes | bytearray | memoryview) -> None:
         """Store the payload ``data`` under ``key``, past codec and key function."""
-        self._core.add(key, as_payload(data))
+        self._core.add(key, data if type(data) is bytes else as_payload(data))
 
     def delete(self, obj: Any) -> None:
         """Remove the entry with the key of ``obj``; an unknown key is no error."""
@@ -483,11 +483,9 @@ class Store(Mapping[str, Any]):
         except KeyFuncError:
             raise
         except Exception as cause:
-            raise KeyFuncError(
-                f"the key function failed on an object of type {type(obj).__name__}: {cause!r}", obj
-            ) from cause
+            raise _key_failed(obj, cause) from cause
         if not isinstance(key, str):
-            raise KeyFuncError(f"the key function must return a str, not {type(key).__name__}", obj)
+            raise _not_a_key(obj, key)
         return key
 
     @contextlib.contextmanager
@@ -504,20 +502,44 @@ class Store(Mapping[str, Any]):
         try:
             data = self._codec.encode(obj)
         except Exception as cause:
-            raise CodecError(
-                f"codec {self._codec.name!r} cannot encode an object of type "
-                f"{type(obj).__name__}: {cause!r}",
-                obj,
-            ) from cause
+            raise self._encode_failed(obj, cause) from cause
         if not isinstance(data, bytes):
-            raise CodecError(
-                f"codec {self._codec.name!r} must encode to bytes, not {type(data).__name__}", obj
-            )
+            raise self._not_bytes(obj, data)
         return data
 
     def _pairs(self, objs: Iterable[Any]) -> builtins.list[tuple[str, bytes]]:
-        key, encode = self._key, self._encode
-        return [(key(obj), encode(obj)) for obj in objs]
+        # _key and _encode of each, without their frames: those cost more than the core does.
+        key_func, encode = self._key_func, self._codec.encode
+        pairs = []
+        for obj in objs:
+            try:
+                key = key_func(obj)
+            except KeyFuncError:
+                raise
+            except Exception as cause:
+                raise _key_failed(obj, cause) from cause
+            if not isinstance(key, str):
+                raise _not_a_key(obj, key)
+            try:
+                data = encode(obj)
+            except Exception as cause:
+                raise self._encode_failed(obj, cause) from cause
+            if not isinstance(data, bytes):
+                raise self._not_bytes(obj, data)
+            pairs.append((key, data))
+        return pairs
+
+    def _encode_failed(self, obj: Any, cause: Exception) -> CodecError:
+        return CodecError(
+            f"codec {self._codec.name!r} cannot encode an object of type "
+            f"{type(obj).__name__}: {cause!r}",
+            obj,
+        )
+
+    def _not_bytes(self, obj: Any, data: Any) -> CodecError:
+        return CodecError(
+            f"codec {self._codec.name!r} must encode to bytes, not {type(data).__name__}", obj
+        )
 
 
 class _Items(ItemsView[str, Any]):
@@ -535,6 +557,16 @@ class _Values(ValuesView[Any]):
 
 
 _MISSING = object()
+
+
+def _key_failed(obj: Any, cause: Exception) -> KeyFuncError:
+    return KeyFuncError(
+        f"the key function failed on an object of type {type(obj).__name__}: {cause!r}", obj
+    )
+
+
+def _not_a_key(obj: Any, key: Any) -> KeyFuncError:
+    return KeyFuncError(f"the key function must return a str, not {type(key).__name__}", obj)
 
 
 def _is_key(key: str) -> bool:

@@ -1,11 +1,28 @@
-// Word-by-word copies between private and shared memory, keyed hash, and small arithmetic.
+// Copies between private and shared memory, keyed hash, and small arithmetic.
 //
 // A reader may copy an extent while a writer that already gave it to somebody else stores into
 // it. The bytes are thrown away (the record's state word has changed), but the accesses must
 // still be atomic or they are a data race (undefined behaviour, and a TSan report). So every
-// access to heap memory is a relaxed 64-bit load or store; the ordering comes from the state
-// word (see layout.hpp). Heap areas are 8-byte aligned and padded, so a word copy never touches
-// memory beyond its own extent.
+// access of C++ to heap memory is a relaxed 64-bit load or store; the ordering comes from the
+// state word (see layout.hpp). Heap areas are 8-byte aligned and padded, so a word copy never
+// touches memory beyond its own extent.
+//
+// Long copies on x86-64 are one `rep movsq`, 2.5 times as fast. To the compiler an asm statement
+// is opaque: there is no C++ access in it that could race, and with its "memory" clobber it stays
+// between the fences and the accesses around it. To the processor:
+//   * Nobody relies on a word of such a copy being whole: a copy is believed only if the state
+//     word (or count) after it is what it was before, and then nobody stored meanwhile. What is
+//     followed or compared while others may store (headers, links, index words, states) is loaded
+//     and stored by load_word, store_word and std::atomic alone.
+//   * The stores of one string instruction may become visible in any order among themselves, but
+//     after all stores before it and before all stores after it (Intel SDM vol. 3A, "Fast-String
+//     Operation and Out-of-Order Stores"): so after the release fence and FREE, before LIVE. Its
+//     loads, as all loads of x86, are not reordered with other loads: so they are between the two
+//     looks at the state. (Linux copies under its seqlocks with this instruction too.)
+//   * A page that is missing (bus_error.hpp) interrupts it between two words; its registers then
+//     say where, and it goes on from there.
+// Sanitizers see C++ accesses only; built with one of them, all copies are by words. (Which they
+// can judge: under TSan as races, under ASan the private side's bounds.)
 #pragma once
 
 #include <bit>
@@ -24,11 +41,29 @@ inline void store_word(uint64_t* to, uint64_t value) {
   __atomic_store_n(to, value, __ATOMIC_RELAXED);
 }
 
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+// Below this many words the start of a string instruction costs more than it saves.
+constexpr uint64_t kStringWords = 32;
+
+inline void copy_string(void* to, const void* from, uint64_t words) {
+  asm volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(words) : : "memory");
+}
+#else
+constexpr uint64_t kStringWords = ~uint64_t{0};
+
+inline void copy_string(void*, const void*, uint64_t) {}
+#endif
+
 // Shared -> private: `size` bytes into `to`.
 inline void copy_out(void* to, const uint64_t* from, uint64_t size) {
   auto* out = static_cast<unsigned char*>(to);
-  uint64_t words = size / 8;
-  for (uint64_t i = 0; i < words; ++i) {
+  const uint64_t words = size / 8;
+  uint64_t i = 0;
+  if (words >= kStringWords) {
+    copy_string(to, from, words);
+    i = words;
+  }
+  for (; i < words; ++i) {
     uint64_t word = load_word(from + i);
     std::memcpy(out + i * 8, &word, 8);
   }
@@ -41,8 +76,13 @@ inline void copy_out(void* to, const uint64_t* from, uint64_t size) {
 // Private -> shared: `size` bytes; the padding of the last word becomes zero.
 inline void copy_in(uint64_t* to, const void* from, uint64_t size) {
   const auto* in = static_cast<const unsigned char*>(from);
-  uint64_t words = size / 8;
-  for (uint64_t i = 0; i < words; ++i) {
+  const uint64_t words = size / 8;
+  uint64_t i = 0;
+  if (words >= kStringWords) {
+    copy_string(to, from, words);
+    i = words;
+  }
+  for (; i < words; ++i) {
     uint64_t word;
     std::memcpy(&word, in + i * 8, 8);
     store_word(to + i, word);

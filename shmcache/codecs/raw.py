@@ -26,4 +26,4 @@ class RawCodec:
         raise TypeError(f"RawCodec stores bytes, not {type(obj).__name__}")
 
     def decode(self, data: bytes | memoryview) -> bytes:
-        return bytes(data)
+        return data if type(data) is bytes else bytes(data)
