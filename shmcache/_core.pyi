@@ -95,7 +95,7 @@ class Arena:
         self,
         name: str,
         state: int,
-        times: tuple[int, int],
+        times: tuple[int, int, int],
         counts: tuple[int, int, int, int, int],
         last_error: str,
     ) -> None: ...

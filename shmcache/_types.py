@@ -121,6 +121,8 @@ class ReflectorStatus:
     """Since the last report; a living reflector reports every second."""
     contact_age: float | None
     """Since the source last answered: see :attr:`ReflectorStats.last_contact_monotonic`."""
+    event_age: float | None
+    """Since the last event, a bookmark too."""
     resource_version: str
     lists: int
     watches: int

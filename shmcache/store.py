@@ -452,7 +452,11 @@ class Store(Mapping[str, Any]):
         self._core.set_report(
             self._reflector_name,
             _REFLECTOR_STATES.index(state),
-            (_nanoseconds(stats.last_contact_monotonic), _nanoseconds(stats.last_error_monotonic)),
+            (
+                _nanoseconds(stats.last_contact_monotonic),
+                _nanoseconds(stats.last_event_monotonic),
+                _nanoseconds(stats.last_error_monotonic),
+            ),
             (stats.lists, stats.watches, stats.events, stats.dropped, stats.errors),
             stats.last_error,
         )

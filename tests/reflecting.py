@@ -280,6 +280,7 @@ class SeatStore(RecordingStore):
             state="",
             heartbeat_age=None,
             contact_age=None,
+            event_age=None,
             resource_version=self.shared.version,
             lists=0,
             watches=0,

@@ -440,7 +440,8 @@ class Handle {
     report.state = state;
     report.heartbeat_ns = now_ns();
     report.contact_ns = nb::cast<uint64_t>(times[0]);
-    report.error_ns = nb::cast<uint64_t>(times[1]);
+    report.event_ns = nb::cast<uint64_t>(times[1]);
+    report.error_ns = nb::cast<uint64_t>(times[2]);
     report.lists = nb::cast<uint64_t>(counts[0]);
     report.watches = nb::cast<uint64_t>(counts[1]);
     report.events = nb::cast<uint64_t>(counts[2]);
@@ -468,6 +469,7 @@ class Handle {
     d["pid"] = r.pid;
     d["heartbeat_age"] = age(r.heartbeat_ns);
     d["contact_age"] = age(r.contact_ns);
+    d["event_age"] = age(r.event_ns);
     d["last_error_age"] = age(r.error_ns);
     d["lists"] = r.lists;
     d["watches"] = r.watches;

@@ -168,7 +168,7 @@ struct ResourceVersion {
 // its state. Times are CLOCK_MONOTONIC nanoseconds, 0 for never.
 struct Report {
   uint64_t pid, state;
-  uint64_t heartbeat_ns, contact_ns, error_ns;
+  uint64_t heartbeat_ns, contact_ns, event_ns, error_ns;
   uint64_t lists, watches, events, dropped, errors;
   char name[128];
   char last_error[256];

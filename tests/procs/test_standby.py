@@ -398,7 +398,12 @@ def test_the_status_is_everybodys(name: str, server: Server) -> None:
         assert (said.state, said.resource_version) == ("watching", "4")
         assert (said.lists, said.watches, said.dropped, said.errors) == (1, 1, 0, 1)
         assert said.last_error == "ApiError: 503: as the test wishes"
-        assert None not in (said.heartbeat_age, said.contact_age, said.last_error_age)
+        assert None not in (
+            said.heartbeat_age,
+            said.contact_age,
+            said.event_age,
+            said.last_error_age,
+        )
         assert said.last_error_age >= said.contact_age  # type: ignore[operator]
         first.kill()
         dead = status()
