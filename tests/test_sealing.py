@@ -366,7 +366,7 @@ class Marked:
     pass
 
 
-@pytest.mark.parametrize("make", [dict, lambda: {"a": 1}, list, lambda: [1]])
+@pytest.mark.parametrize("make", [dict, lambda: {"a": 1}, lambda: [()]])
 def test_cycles_are_still_collected(make: Callable[[], Any]) -> None:
     """The collector sees sealed containers: a cycle of them, made past their own methods, goes,
     also of dicts that were not tracked."""
@@ -381,6 +381,14 @@ def test_cycles_are_still_collected(make: Callable[[], Any]) -> None:
     del sealed, marked
     gc.collect()
     assert gone() is None
+
+
+def test_the_collector_need_not_know_of_plain_trees() -> None:
+    """A tree of containers and plain values is untracked; one with anything else stays tracked."""
+    plain = seal({"a": [1, "x", b"y", None, 1.5, True, {}], "b": {"c": [[]]}})
+    assert not any(map(gc.is_tracked, (plain, plain["a"], plain["a"][-1], plain["b"]["c"][0])))
+    for other in ({"a": (1, [2])}, {"a": [iter([])]}, {(1, 2): {}}):
+        assert gc.is_tracked(seal(other))
 
 
 def test_the_collector_at_every_step() -> None:

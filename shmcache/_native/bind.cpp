@@ -1230,6 +1230,8 @@ PyObject* get_method(PyObject* self, PyObject* const* args, Py_ssize_t count, Py
     error.restore();
   } catch (const std::bad_alloc&) {
     PyErr_NoMemory();
+  } catch (const std::exception& error) {  // as nanobind does
+    PyErr_SetString(PyExc_RuntimeError, error.what());
   }
   return nullptr;
 }

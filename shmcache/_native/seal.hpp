@@ -20,6 +20,11 @@
 // S5. No Python code runs and no Python object is made on the walk, so neither the collector nor
 //     another thread sees it half way.
 //
+// S6. A tree of these with nothing in it that the collector knows (`plain_`) cannot come to be part
+//     of a cycle, and is taken off its lists: it would walk all that a reader keeps, again and
+//     again. Whatever takes such a container apart untracks it first, tracked or not. (Who puts a
+//     list into itself past its own methods, by list.append(shared, shared), has a leak.)
+//
 // That was read in the sources of CPython 3.11 to 3.13 and is tested there. Elsewhere (later ones,
 // builds without the GIL, other implementations) everything is copied.
 #pragma once
@@ -59,6 +64,7 @@ class Walk {
       : dict_(reinterpret_cast<PyTypeObject*>(frozen_dict)),
         list_(reinterpret_cast<PyTypeObject*>(frozen_list)) {
     todo_.reserve(32);
+    all_.reserve(32);
   }
 
   // False if a container in `root` is not ours (S1); what was sealed until then was.
@@ -70,20 +76,31 @@ class Walk {
       if (Py_IS_TYPE(box, dict_)) {
         PyObject *key, *value;
         for (Py_ssize_t at = 0; PyDict_Next(box, &at, &key, &value);) {
-          if (is_container(value) && !take(value)) return false;
+          if (!visit(value)) return false;
+          plain_ = plain_ && !PyObject_IS_GC(key);
         }
       } else {
         const Py_ssize_t size = PyList_GET_SIZE(box);
         for (Py_ssize_t i = 0; i < size; ++i) {
-          PyObject* value = PyList_GET_ITEM(box, i);
-          if (is_container(value) && !take(value)) return false;
+          if (!visit(PyList_GET_ITEM(box, i))) return false;
         }
       }
+    }
+    // S6. Containers that nobody can change, with nothing in them that could lead back: never part
+    // of a cycle. The collector need not walk them, and a reader keeps very many.
+    if (plain_) {
+      for (PyObject* box : all_) PyObject_GC_UnTrack(box);
     }
     return true;
   }
 
  private:
+  bool visit(PyObject* value) {
+    if (is_container(value)) return take(value);
+    plain_ = plain_ && !PyObject_IS_GC(value);
+    return true;
+  }
+
   bool take(PyObject* box) {
     if (Py_REFCNT(box) != 1) return false;
     PyTypeObject* type = PyDict_CheckExact(box) ? dict_ : PyList_CheckExact(box) ? list_ : nullptr;
@@ -91,12 +108,15 @@ class Walk {
     if (type == dict_ ? PyDict_GET_SIZE(box) > 0 : PyList_GET_SIZE(box) > 0) todo_.push_back(box);
     Py_INCREF(reinterpret_cast<PyObject*>(type));
     Py_SET_TYPE(box, type);
+    all_.push_back(box);
     return true;
   }
 
   PyTypeObject* dict_;
   PyTypeObject* list_;
   std::vector<PyObject*> todo_;
+  std::vector<PyObject*> all_;
+  bool plain_ = true;  // nothing but containers and what the collector does not know
 };
 
 // `self` is (FrozenDict, FrozenList, copy).
