@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,6 +65,47 @@ def test_list_follows_the_changes(store: Store) -> None:
             assert sorted(reader.list_keys()) == sorted(model)
             assert sorted(reader.list()) == sorted(v[1:].decode() for v in model.values())
             assert dict(reader.items()) == {k: v[1:].decode() for k, v in model.items()}
+
+
+class Interrupting:
+    """A codec that, once, does something in the middle of a list: as another thread may."""
+
+    name = "raw"
+
+    def __init__(self) -> None:
+        self.then: Callable[[], object] | None = None
+
+    def encode(self, obj: bytes) -> bytes:
+        return obj
+
+    def decode(self, data: bytes | memoryview) -> bytes:
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+        return bytes(data)
+
+
+@pytest.mark.parametrize("read", ["list", "list_keys", "items"])
+def test_snapshots_within_a_snapshot(name: str, read: str) -> None:
+    """What changes and is read while a list is being built is in the next list."""
+    codec = Interrupting()
+    with Store.create(name, codec=codec, capacity="1MiB") as store:
+        store.add_raw("a", b"1")
+        store.add_raw("b", b"1")
+
+        def change_and_read() -> None:
+            store.add_raw("a", b"2")
+            store.add_raw("new", b"1")
+            assert len(list(getattr(store, read)())) == 3
+
+        for again in (False, True):  # the first list, and one that goes on from the last
+            if again:
+                store.add_raw("b", b"3")
+                store.delete_by_key("new")
+            codec.then = change_and_read
+            assert len(store.list()) in (2, 3)
+            assert codec.then is None
+            assert sorted(store.list()) == sorted(store.get_raw(key) for key in store.list_keys())
 
 
 def test_snapshots_under_a_writer_are_of_one_instant(store: Store) -> None:

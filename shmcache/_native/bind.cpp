@@ -148,6 +148,13 @@ struct Listing {
   static constexpr uint32_t kNowhere = ~uint32_t{0};
 };
 
+// What a handle knows from its last snapshot. Taken and put back as one: the listing is of the
+// instant of the view, but for what the view has touched since.
+struct Last {
+  View view;
+  Listing listing;
+};
+
 struct Cached {
   uint64_t state = 0;
   nb::object key;
@@ -656,7 +663,7 @@ class Handle {
     cache_.clear();
     cached_bytes_ = 0;
     shortcuts_.clear();
-    listing_ = Listing();
+    last_ = Last();
   }
 
   void check(Status status, uint64_t key_size = 0, uint64_t value_size = 0) {
@@ -913,7 +920,7 @@ class Handle {
       Cached evicted = std::move(candidate);
       candidate = Cached{};
       ++evictions_;
-      Listing dropped = std::exchange(listing_, Listing());
+      Listing dropped = std::exchange(last_.listing, Listing());
     }
   }
 
@@ -990,14 +997,15 @@ class Handle {
   nb::list snapshot(What what) {
     Use use(*this);
     if (arena_->segment().kind() == Kind::kFifo) return queue_snapshot(what);
-    if (what == What::kValues && listing_.objects.is_valid()) {
-      nb::object result = relist();
-      if (result.is_valid()) return nb::cast<nb::list>(result);
-    }
+    // Taken, not locked: the GIL is let go meanwhile, and a thread that lists at the same time, or
+    // a child that is forked, finds nothing known and looks at everything.
+    Last last = std::exchange(last_, Last());
     const uint64_t evictions = evictions_;
+    nb::object result;
+    if (what == What::kValues && last.listing.objects.is_valid()) result = relist(last);
     // The first try copies what is new to the view. If then something is missing that the view
     // knew and the cache has lost, the second looks at everything; the third copies everything.
-    for (int tries = 0;; ++tries) {
+    for (int tries = 0; !result.is_valid(); ++tries) {
       std::vector<uint64_t> have;
       if (tries < 2) {
         have.reserve(cache_.size());
@@ -1007,19 +1015,16 @@ class Handle {
       }
       std::vector<Live> live;
       std::unordered_map<uint32_t, Item> copies;
-      // Taken, not locked: the GIL is let go meanwhile, and a thread that lists at the same time,
-      // or a child that is forked, finds an empty view and looks at everything.
-      View view = std::exchange(view_, View{});
-      if (tries > 0) view = View{};
-      check(refresh(view, what != What::kKeys, have, live, copies));
-      view_ = std::move(view);
-      nb::object result = build(what, live, copies);
-      if (!result.is_valid()) continue;
-      if (what == What::kValues && evictions == evictions_ && all_cached(live)) {
-        keep_listing(result, live);
+      if (tries > 0) last.view = View{};
+      check(refresh(last.view, what != What::kKeys, have, live, copies));
+      result = build(what, live, copies);
+      if (result.is_valid() && what == What::kValues && all_cached(live)) {
+        keep_listing(last, result, live);
       }
-      return nb::cast<nb::list>(result);
     }
+    if (evictions != evictions_) last.listing = Listing();  // the cache has let go of some of it
+    last_ = std::move(last);
+    return nb::cast<nb::list>(result);
   }
 
   bool all_cached(const std::vector<Live>& live) const {
@@ -1029,19 +1034,17 @@ class Handle {
     });
   }
 
-  void keep_listing(nb::handle objects, const std::vector<Live>& live) {
-    Listing kept;
+  static void keep_listing(Last& last, nb::handle objects, const std::vector<Live>& live) {
+    Listing& kept = last.listing;
     kept.objects = copy_of(objects);  // the caller may change its own
-    kept.records.reserve(live.size());
-    kept.positions.assign(view_.states.size(), Listing::kNowhere);
+    kept.records.clear();
+    kept.positions.assign(last.view.states.size(), Listing::kNowhere);
     for (const auto& [record, state] : live) {
-      if (record >= kept.positions.size()) return;  // another thread's list has come between
       kept.positions[record] = static_cast<uint32_t>(kept.records.size());
       kept.records.push_back(record);
     }
-    listing_ = std::move(kept);
-    view_.touched.clear();
-    view_.all = false;
+    last.view.touched.clear();
+    last.view.all = false;
   }
 
   static nb::object copy_of(nb::handle list) {
@@ -1052,28 +1055,22 @@ class Handle {
 
   // The last list, with what has changed since. Null if too much has: the view then is up to date,
   // and the listing gone.
-  nb::object relist() {
-    if (arena_->current(view_) && view_.touched.empty() && !view_.all) {
-      check(Status::kOk);
-      hits_ += listing_.records.size();
-      return copy_of(listing_.objects);
+  nb::object relist(Last& last) {
+    View& view = last.view;
+    if (!arena_->current(view) || !view.touched.empty() || view.all) {
+      std::unordered_map<uint32_t, Item> copies;
+      auto want = [&](RecordNo, uint64_t) { return !view.all; };
+      const uint64_t deadline = deadline_after(lock_timeout_);
+      check(blocking([&] { return arena_->refresh(view, want, true, deadline, copies); }));
+      if (view.all || !patch(last.listing, view, copies)) {
+        last.listing = Listing();
+        return nb::object();
+      }
+      view.touched.clear();
     }
-    // Taken, as in snapshot: other threads may list while the GIL is let go.
-    View view = std::exchange(view_, View{});
-    Listing listing = std::exchange(listing_, Listing());
-    const uint64_t evictions = evictions_;
-    std::unordered_map<uint32_t, Item> copies;
-    auto want = [&](RecordNo, uint64_t) { return !view.all; };
-    const uint64_t deadline = deadline_after(lock_timeout_);
-    check(blocking([&] { return arena_->refresh(view, want, true, deadline, copies); }));
-    const bool patched = !view.all && patch(listing, view, copies);
-    view.touched.clear();
-    view.all = false;
-    view_ = std::move(view);
-    if (!patched || evictions != evictions_) return nb::object();
-    listing_ = std::move(listing);
-    hits_ += listing_.records.size();
-    return copy_of(listing_.objects);
+    check(Status::kOk);
+    hits_ += last.listing.records.size();
+    return copy_of(last.listing.objects);
   }
 
   // False: some object is neither in the cache nor copied.
@@ -1199,8 +1196,7 @@ class Handle {
   uint64_t hits_ = 0, misses_ = 0, evictions_ = 0;
   std::vector<Shortcut> shortcuts_;  // a power of two of them, in pairs
   uint64_t shortcut_root_ = 0;
-  Listing listing_;
-  View view_;
+  Last last_;
 };
 
 // Handle::get as a plain method of CPython's: nanobind's dispatch of arguments that may be None or
