@@ -27,6 +27,8 @@ from shmcache.store import Store, as_payload, as_version
 
 __all__ = ["Indexer"]
 
+_STOCK: Indexers = {"namespace": meta_namespace_index_func}
+
 _TERM = struct.Struct("<HH")  # number of the index, bytes of the value
 
 _Wanted = Sequence[tuple[int, str, IndexFunc]]  # the number, name and function of each index
@@ -84,9 +86,7 @@ class Indexer(Store):
         ``indexers``: name to function; None for ``{"namespace": meta_namespace_index_func}``.
         At most 32 indexes, their names of 1 to 127 bytes.
         """
-        functions = _checked_indexers(
-            {"namespace": meta_namespace_index_func} if indexers is None else indexers
-        )
+        functions = _checked_indexers(_STOCK if indexers is None else indexers)
         self = cls._prepare(
             True, key_func, codec, cache, lock_timeout, mode=mode, indexes=tuple(functions)
         )
@@ -147,9 +147,7 @@ class Indexer(Store):
         owner: int | str | None = None,
     ) -> Self:
         """As :meth:`Store.open`. Indexes that the arena lacks are added to it."""
-        functions = _checked_indexers(
-            {"namespace": meta_namespace_index_func} if indexers is None else indexers
-        )
+        functions = _checked_indexers(_STOCK if indexers is None else indexers)
         self = cls._prepare(
             True,
             key_func,
@@ -172,8 +170,7 @@ class Indexer(Store):
     def _know(self, functions: dict[str, IndexFunc] | None) -> None:
         self._look()
         if functions is None:
-            stock = "namespace"
-            functions = {stock: meta_namespace_index_func} if stock in self._numbers else {}
+            functions = {name: _STOCK[name] for name in _STOCK if name in self._numbers}
         self._functions = {}
         self.use_indexers(functions)
 

@@ -26,6 +26,18 @@ constexpr uint64_t kAtTheTail = 0;  // no seq is 0
 
 bool key_size_ok(std::string_view key) { return !key.empty() && key.size() <= kMaxKeySize; }
 
+// Of two slots the last bit of `count` names the current one; it is not written to before the count
+// has moved. Copies until a copy is of one count.
+template <typename Copy>
+void read_slot(const std::atomic<uint64_t>& count, Copy&& copy) {
+  for (int tries = 0; tries < 1000; ++tries) {
+    const uint64_t now = count.load(acquire);
+    copy(now);
+    std::atomic_thread_fence(acquire);
+    if (count.load(relaxed) == now) break;
+  }
+}
+
 void add_one(std::atomic<uint64_t>& figure) {  // REQUIRES: the lock
   figure.store(figure.load(relaxed) + 1, relaxed);
 }
@@ -962,15 +974,11 @@ bool Arena::next_is_current(uint64_t count) const {
 std::string Arena::resource_version() const {
   const Meta& m = segment_->meta();
   std::string text;
-  for (int tries = 0; tries < 1000; ++tries) {
-    // The slot that is named is not written to before the count has moved.
-    const uint64_t count = m.resource_versions.load(acquire);
+  read_slot(m.resource_versions, [&](uint64_t count) {
     const ResourceVersion& rv = m.resource_version[(count + next_is_current(count)) & 1];
     text.resize(std::min(rv.size.load(relaxed), kResourceVersionSize));
     copy_out(text.data(), rv.text, text.size());
-    std::atomic_thread_fence(acquire);
-    if (m.resource_versions.load(relaxed) == count) break;
-  }
+  });
   return text;
 }
 
@@ -994,12 +1002,8 @@ void Arena::set_report(const Report& report) {
 Report Arena::report() const {
   const Meta& m = segment_->meta();
   Report report{};
-  for (int tries = 0; tries < 1000; ++tries) {
-    const uint64_t count = m.reports.load(acquire);
-    copy_out(&report, m.report[count & 1], sizeof report);
-    std::atomic_thread_fence(acquire);
-    if (m.reports.load(relaxed) == count) break;
-  }
+  read_slot(m.reports,
+            [&](uint64_t count) { copy_out(&report, m.report[count & 1], sizeof report); });
   return report;
 }
 

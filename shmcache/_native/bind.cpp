@@ -368,11 +368,6 @@ class Handle {
     }
     std::vector<Arena::Found> found;
     std::unordered_map<uint32_t, Item> copies;
-    auto known = [&](RecordNo record, uint64_t state) {
-      if (raw(record) >= cache_.size()) return false;
-      const Cached& c = cache_[raw(record)];
-      return c.state == state && (keys || c.object.is_valid());
-    };
     // First without copies: mostly the cache has all. What it lacks is copied the second time, and
     // everything after that, should the cache have lost something meanwhile.
     auto never = [](RecordNo, uint64_t) { return false; };
@@ -385,7 +380,7 @@ class Handle {
       if (result.is_valid()) return nb::cast<nb::list>(result);
       std::unordered_map<uint32_t, uint64_t> have;
       for (const auto& [record, state] : found) {
-        if (tries == 0 && known(record, state)) have.emplace(raw(record), state);
+        if (tries == 0 && cached(raw(record), state, !keys)) have.emplace(raw(record), state);
       }
       auto want = [&](RecordNo record, uint64_t state) {
         const auto at = have.find(raw(record));
@@ -809,10 +804,7 @@ class Handle {
       if (s == Status::kMiss) return false;
       if (s == Status::kBusy) continue;
       check(s);
-      if (use_cache && raw(hit.record) < cache_.size()) {
-        const Cached& known = cache_[raw(hit.record)];
-        if (known.state == hit.state && known.object.is_valid()) return true;
-      }
+      if (use_cache && cached(raw(hit.record), hit.state, true)) return true;
       PyObject* made = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(hit.value_size));
       if (made == nullptr) throw nb::python_error();
       data = nb::steal(made);
@@ -1027,11 +1019,15 @@ class Handle {
     return nb::cast<nb::list>(result);
   }
 
+  // What the cache has of a record in this state: its key, and with `object` its object too.
+  bool cached(uint32_t record, uint64_t state, bool object) const {
+    return record < cache_.size() && cache_[record].state == state &&
+           (!object || cache_[record].object.is_valid());
+  }
+
   bool all_cached(const std::vector<Live>& live) const {
-    return std::all_of(live.begin(), live.end(), [&](const Live& l) {
-      return l.record < cache_.size() && cache_[l.record].state == l.state &&
-             cache_[l.record].object.is_valid();
-    });
+    return std::all_of(live.begin(), live.end(),
+                       [&](const Live& l) { return cached(l.record, l.state, true); });
   }
 
   static void keep_listing(Last& last, nb::handle objects, const std::vector<Live>& live) {
@@ -1089,10 +1085,7 @@ class Handle {
         ++misses_;
         remember(RecordNo{record}, state, key, decode(data, key), nb::len(data));
       }
-      if (record >= cache_.size() || cache_[record].state != state ||
-          !cache_[record].object.is_valid()) {
-        return false;
-      }
+      if (!cached(record, state, true)) return false;
       PyObject* object = nb::object(cache_[record].object).release().ptr();
       if (position == Listing::kNowhere) {
         const int appended = PyList_Append(listing.objects.ptr(), object);
@@ -1155,7 +1148,6 @@ class Handle {
     Py_ssize_t at = 0;
     for (const auto& [record, state] : live) {
       nb::object key, object;
-      const bool known = record < cache_.size() && cache_[record].state == state;
       if (auto copied = copies.find(record); copied != copies.end()) {
         key = to_str(copied->second.key());
         if (what != What::kKeys) {
@@ -1167,7 +1159,7 @@ class Handle {
         } else {
           remember(RecordNo{record}, state, key, nb::object(), 0);
         }
-      } else if (known && (what == What::kKeys || cache_[record].object.is_valid())) {
+      } else if (cached(record, state, what != What::kKeys)) {
         key = cache_[record].key;
         object = cache_[record].object;
         if (what != What::kKeys) ++hits_;

@@ -352,6 +352,16 @@ Status Postings::unlink_node(NodeOffset gone) {
   return Status::kOk;
 }
 
+template <typename Change>
+Status Postings::change_nodes(const Hit& hit, Change&& change) const {
+  Status status = Status::kOk;
+  const bool whole = each_node(hit, [&](NodeOffset n) {
+    status = change(n);
+    return status == Status::kOk;
+  });
+  return whole ? status : Status::kCorrupt;
+}
+
 Status Postings::link(RecordNo record) {
   Hit hit;  // not by peek: the record may still be FREE
   const Record& r = table_.record(record);
@@ -359,23 +369,13 @@ Status Postings::link(RecordNo record) {
   hit.value_size = r.value_size.load(relaxed);
   hit.terms_size = r.terms_size.load(relaxed);
   hit.extent = segment_.heap() + raw(r.extent.load(relaxed)) / 8;
-  Status status = Status::kOk;
-  const bool whole = each_node(hit, [&](NodeOffset n) {
-    status = link_node(n);
-    return status == Status::kOk;
-  });
-  return whole ? status : Status::kCorrupt;
+  return change_nodes(hit, [&](NodeOffset n) { return link_node(n); });
 }
 
 Status Postings::unlink(RecordNo record) {
   Hit hit;
   if (table_.peek(record, hit) != Status::kOk) return Status::kCorrupt;
-  Status status = Status::kOk;
-  const bool whole = each_node(hit, [&](NodeOffset n) {
-    status = unlink_node(n);
-    return status == Status::kOk;
-  });
-  return whole ? status : Status::kCorrupt;
+  return change_nodes(hit, [&](NodeOffset n) { return unlink_node(n); });
 }
 
 Status Postings::reserve(uint64_t count) {

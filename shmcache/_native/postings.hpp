@@ -120,6 +120,9 @@ class Postings {
   bool each_node(const Hit& hit, Each&& each) const;
   Status leader(uint64_t hash, uint32_t index, std::string_view value, uint64_t seq,
                 NodeOffset& found) const;
+  // Calls `change` with each node of an extent, until one fails.
+  template <typename Change>
+  Status change_nodes(const Hit& hit, Change&& change) const;
   Status link_node(NodeOffset node);
   Status unlink_node(NodeOffset node);
   // Calls `each` for every node from `from` on, along the links at `at`, until it says not kOk.
