@@ -146,9 +146,13 @@ def _wrong_layout(name: str, c: Context) -> Exception:
     )
 
 
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind == "Indexer" else f"a {kind}"
+
+
 def _wrong_kind(name: str, c: Context) -> Exception:
     return IncompatibleArenaError(
-        f"arena {name!r} is a {c['kind']}, not a {c['wanted_kind']}: "
+        f"arena {name!r} is {_a(c['kind'])}, not {_a(c['wanted_kind'])}: "
         f"use shmcache.{c['kind']}.attach({name!r})"
     )
 
