@@ -334,8 +334,11 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     for totals in (first, second, third):
         ways = sum(count for way, count in totals["ways"].items() if way != "stop")
         assert ways == sum(totals["kills"].values())
-    for figure in ("operations", "deliveries", "seconds"):
-        assert first[figure] < second[figure] < third[figure]
+    assert first["seconds"] < second["seconds"] < third["seconds"]
+    # On a busy machine five kills may be over before anybody has done a thing.
+    for figure in ("operations", "deliveries"):
+        assert first[figure] <= second[figure] <= third[figure]
+    assert second["operations"] > 0
     # What was asked for is there already: nothing is done.
     assert finish(start("--kills", str(killed), "--resume", str(file)))[0] == 0
     assert state() == third
