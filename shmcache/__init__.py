@@ -88,6 +88,7 @@ from shmcache.store import Store
 # the time that `import shmcache` takes in each of many workers, that saves a third or more.
 if TYPE_CHECKING:
     from shmcache import sources as sources
+    from shmcache._attach import attach
     from shmcache._backoff import Backoff
     from shmcache.listers import StoreToNodeLister, StoreToPodLister, StoreToServiceLister
     from shmcache.listwatch import ListWatch
@@ -112,6 +113,7 @@ else:  # hidden from type checkers, for whom a module with __getattr__ has every
         "StoreToPodLister": "listers",
         "StoreToServiceLister": "listers",
         "UndeltaStore": "undelta",
+        "attach": "_attach",
         "list_watch_from_client": "sources.kubernetes",
         "shared_reflector": "shared",
     }
@@ -196,6 +198,7 @@ __all__ = [
     "UndeltaStore",
     "WatchFunc",
     "WatchOptions",
+    "attach",
     "list_arenas",
     "list_watch_from_client",
     "meta_namespace_index_func",

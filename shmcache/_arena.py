@@ -32,7 +32,7 @@ from shmcache._errors import (
 from shmcache._status import error
 from shmcache._types import ArenaInfo
 
-__all__ = ["Opening", "count_attached", "identity", "list_arenas", "parse_size", "unlink"]
+__all__ = ["Opening", "count_attached", "identity", "list_arenas", "look", "parse_size", "unlink"]
 
 _DIRECTORY = "/dev/shm"
 _PREFIX = "shmcache."
@@ -209,24 +209,27 @@ def list_arenas() -> list[ArenaInfo]:
         if name == file or not _NAME.fullmatch(name):
             continue
         try:
-            with _opened(name) as fd:
-                seen, status = _core.inspect(fd), os.fstat(fd)
+            found.append(look(name))
         except (ShmCacheError, OSError):
             continue  # gone meanwhile, or somebody else's
-        whole = seen["status"] == "ok"
-        found.append(
-            ArenaInfo(
-                name=name,
-                kind=seen["kind"] if whole else seen["status"],
-                codec=seen["codec"],
-                capacity_bytes=seen["capacity"],
-                allocated_bytes=status.st_blocks * 512,
-                in_use=seen["in_use"],
-                owner_uid=status.st_uid,
-                mode=status.st_mode & 0o7777,
-            )
-        )
     return found
+
+
+def look(name: str) -> ArenaInfo:
+    """What can be said of an arena without attaching; ArenaNotFoundError if there is none."""
+    with _opened(name) as fd:
+        seen, status = _core.inspect(fd), os.fstat(fd)
+    whole = seen["status"] == "ok"
+    return ArenaInfo(
+        name=name,
+        kind=seen["kind"] if whole else seen["status"],
+        codec=seen["codec"],
+        capacity_bytes=seen["capacity"],
+        allocated_bytes=status.st_blocks * 512,
+        in_use=seen["in_use"],
+        owner_uid=status.st_uid,
+        mode=status.st_mode & 0o7777,
+    )
 
 
 def identity(name: str) -> tuple[int, int] | None:

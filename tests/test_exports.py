@@ -56,6 +56,7 @@ MAY_IMPORT = {
     "store": {"_arena", "_core", "_errors", "_ports", "_types", "codecs", "keys"},
     "indexer": {"_core", "_errors", "_ports", "keys", "store"},
     "fifo": {"_errors", "_ports", "keys", "store"},
+    "_attach": {"_arena", "_ports", "codecs", "fifo", "indexer", "store"},
     "shared": {"_ports", "_types", "reflector", "store"},
     "undelta": {"_ports", "_types", "keys", "store"},
     "poller": {"_background", "_ports"},

@@ -402,6 +402,42 @@ def test_list_arenas_shows_what_is_there(store: Store, fifo_name: str) -> None:
     assert found[fifo_name].owner_uid == os.getuid()
 
 
+class _Own(RawCodec):
+    """A codec that only the program which made the arena has."""
+
+    name = "of-their-own"
+
+
+@pytest.mark.parametrize("kind", [Store, FIFO, shmcache.Indexer])
+@pytest.mark.parametrize("codec", [None, RawCodec(), _Own()])
+def test_attach_finds_the_kind_and_a_codec(
+    name: str, kind: type[Store], codec: shmcache.Codec | None
+) -> None:
+    """shmcache.attach reads any arena by its name alone: objects of msgpack, bytes of the rest."""
+    plain = {"indexers": {}} if kind is shmcache.Indexer else {}
+    with kind.create(name, capacity="1MiB", codec=codec, **plain) as made:
+        made.add_raw("k", b"\xa1x")
+        with shmcache.attach(name) as found:
+            assert type(found) is kind
+            assert found.get_by_key("k") == ("x" if codec is None else b"\xa1x")
+            with pytest.raises(shmcache.ReadOnlyError):
+                found.delete_by_key("k")
+        with shmcache.attach(name, writable=True) as found:
+            found.delete_by_key("k")
+        assert len(made) == 0
+        made.unlink()
+
+
+def test_attach_says_why_not(name: str, planted: Path) -> None:
+    """shmcache.attach refuses what is not there, and what is no arena, as Store.attach does."""
+    with pytest.raises(shmcache.ArenaNotFoundError):
+        shmcache.attach(name)
+    planted.write_bytes(b"nonsense" * 4096)
+    planted.chmod(0o600)
+    with pytest.raises(shmcache.IncompatibleArenaError):
+        shmcache.attach(name)
+
+
 @pytest.fixture
 def fifo_name(name: str) -> Iterator[str]:
     yield f"{name}-fifo"
