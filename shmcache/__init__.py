@@ -73,6 +73,7 @@ from shmcache._types import (
     ReflectorStatus,
     Stats,
     WatchOptions,
+    WorkerInfo,
 )
 from shmcache.codecs import MsgpackCodec, MsgspecCodec, RawCodec
 from shmcache.fifo import FIFO
@@ -198,6 +199,7 @@ __all__ = [
     "UndeltaStore",
     "WatchFunc",
     "WatchOptions",
+    "WorkerInfo",
     "attach",
     "list_arenas",
     "list_watch_from_client",

@@ -12,9 +12,18 @@ import copy
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from shmcache._core import sealer
+from shmcache._core import sealer, wire
 
-__all__ = ["FrozenDict", "FrozenList", "freeze", "seal", "thaw"]
+__all__ = [
+    "FrozenDict",
+    "FrozenList",
+    "freeze",
+    "pack",
+    "seal",
+    "thaw",
+    "unpack",
+    "unpack_sealed",
+]
 
 
 def _refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
@@ -123,3 +132,7 @@ _ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 seal = sealer(FrozenDict, FrozenList, freeze)
 """What :func:`freeze` returns, of a tree that only the caller has: its containers become read-only
 where they are, without a copy. What somebody else has a reference to is copied (seal.hpp)."""
+
+pack, unpack, unpack_sealed = wire(FrozenDict, FrozenList)
+"""msgpack of what most objects are made of, and back into plain or read-only containers;
+``NotImplemented`` for the rest, which is the library's (wire.hpp)."""

@@ -18,6 +18,7 @@ __all__ = [
     "ReflectorStatus",
     "Stats",
     "WatchOptions",
+    "WorkerInfo",
 ]
 
 T = TypeVar("T")
@@ -162,6 +163,14 @@ class Stats:
     writes: int
     deletes: int
     pops: int
+    reads: int
+    """Reads by key, and objects listed, of all processes. A process tells every 256 reads, and when
+    it lists, asks for ``stats``, or closes; what a killed one had not told is lost."""
+    read_misses: int
+    """Those of them that had to decode."""
+    oldest_age: float | None
+    """Seconds since the item that is popped next was queued, to some milliseconds; an update does
+    not make it younger. None if nothing is queued, and for a Store or Indexer."""
     attached: int
     """Handles of living processes, read-only ones and this one included, as the kernel lists them;
     approximate while others attach and detach."""
@@ -175,6 +184,16 @@ class Stats:
     """Reads through this handle that had to decode."""
     cached_bytes: int
     """Payload bytes of the entries whose decoded objects this handle keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A living handle that has written or popped, as the kernel and the segment tell it."""
+
+    pid: int
+    """As its process knows itself: in another PID namespace the number is another's."""
+    pops: int
+    """Items that it has taken from the queue."""
 
 
 @dataclass(frozen=True, slots=True)

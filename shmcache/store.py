@@ -25,7 +25,7 @@ from shmcache._errors import (
     KeyFuncError,
 )
 from shmcache._ports import Codec, KeyFunc
-from shmcache._types import ReflectorStats, ReflectorStatus, Stats
+from shmcache._types import ReflectorStats, ReflectorStatus, Stats, WorkerInfo
 from shmcache.codecs.msgpack import MsgpackCodec
 from shmcache.keys import meta_namespace_key_func
 
@@ -464,13 +464,26 @@ class Store(Mapping[str, Any]):
     # --- looking inside -------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        """Figures of the arena and of this handle."""
+        """Figures of the arena and of this handle. Takes no lock and waits for nobody."""
         return Stats(
             name=self._name,
             kind=self._kind,
             attached=_arena.count_attached(*self._identity),
             **self._core.stats(),
         )
+
+    def workers(self) -> builtins.list[WorkerInfo]:
+        """The living handles that have written or popped, in whatever processes.
+
+        >>> import os, shmcache
+        >>> with shmcache.FIFO.create(capacity="1MiB") as fifo:
+        ...     fifo.add({"metadata": {"name": "web-0"}})
+        ...     _ = fifo.pop()
+        ...     [(worker.pid == os.getpid(), worker.pops) for worker in fifo.workers()]
+        ...     fifo.unlink()
+        [(True, 1)]
+        """
+        return [WorkerInfo(pid, pops) for pid, pops in self._core.workers()]
 
     def check(self) -> builtins.list[str]:
         """Walk the whole arena; the invariants that do not hold, ``[]`` when it is whole.

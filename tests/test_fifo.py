@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import signal
 import threading
+import time
 from typing import Any
 
 import pytest
 
 import shmcache
-from shmcache import FIFO
+from shmcache import FIFO, WorkerInfo
 
 
 def names(items: list[Any]) -> list[str]:
@@ -432,3 +434,43 @@ def test_one_consumer_sees_each_producer_in_order(fifo: FIFO) -> None:
         own = [key for key in got if key.startswith(which)]
         assert own == sorted(own)
         assert len(own) == 500
+
+
+def queued_between(fifo: FIFO) -> tuple[float, float]:
+    """Two times of the monotonic clock between which the oldest item was queued."""
+    before = time.monotonic()
+    age = fifo.stats().oldest_age
+    assert age is not None
+    return before - age - TICK, time.monotonic() - age
+
+
+TICK = 0.02  # seconds: more than one of the coarse clock
+
+
+def test_the_age_of_the_oldest_item(fifo: FIFO, pod: Any) -> None:
+    """oldest_age is of the item that is popped next, since it was queued first; None when empty."""
+    assert fifo.stats().oldest_age is None
+    before = time.monotonic()
+    fifo.add(pod("a"))
+    after = time.monotonic()
+    fifo.add(pod("b"))
+    while time.monotonic() < after + 2 * TICK:
+        fifo.update(pod("a"))
+    earliest, latest = queued_between(fifo)
+    assert earliest <= after
+    assert latest >= before - TICK
+    replaced = time.monotonic()
+    fifo.replace([pod("c")])
+    assert queued_between(fifo)[1] >= replaced - TICK
+    fifo.pop()
+    assert fifo.stats().oldest_age is None
+
+
+def test_workers_are_those_who_popped_and_live(fifo: FIFO, pod: Any) -> None:
+    """workers() tells of each living handle what it has popped; a closed one is gone."""
+    fifo.replace([pod("a"), pod("b"), pod("c")])
+    with FIFO.attach(fifo.name) as other, FIFO.attach(fifo.name, writable=False):
+        fifo.pop()
+        other.pop_many(2)
+        assert fifo.workers() == [WorkerInfo(os.getpid(), 1), WorkerInfo(os.getpid(), 2)]
+    assert fifo.workers() == [WorkerInfo(os.getpid(), 1)]

@@ -272,7 +272,7 @@ def pod_of(i: int, size: int) -> dict[str, Any]:
 
 def test_updates_need_no_more_index(name: str) -> None:
     """In an arena too full for one more key, those that are there can still be updated."""
-    with Store.create(name, codec=RawCodec(), capacity="256KiB") as store:
+    with Store.create(name, codec=RawCodec(), capacity="272KiB") as store:
         keys = [f"k{i}" for i in range(5000)]
         full = next(key for key in keys if not added(store, key))
         assert store.check() == []

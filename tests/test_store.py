@@ -271,3 +271,37 @@ def test_typed_reads(store: Store, pod: Any) -> None:
         store.add(pod("b", n="not a number"))
         with pytest.raises(shmcache.CodecError):
             reader.get_by_key("default/b")
+
+
+def test_reads_of_all_handles_are_counted(store: Store, pod: Any) -> None:
+    """Each handle adds its reads to those of the arena: lookups, raw ones, and listed objects."""
+    for i in range(10):
+        store.add(pod(f"p{i}"))
+    with Store.attach(store.name) as reader:
+        for _ in range(300):
+            reader.get_by_key("default/p0")
+        reader.list()
+        reader.get_raw("default/p1")
+        assert reader.get_by_key("default/nobody") is None
+    stats = store.stats()
+    assert (stats.reads, stats.read_misses) == (311, 10)
+    for _ in range(255):  # one more is told at once
+        store.get_raw("default/p0")
+    with Store.attach(store.name) as other:
+        assert other.stats().reads == 311
+        store.get_raw("default/p0")
+        assert other.stats().reads == 311 + 256
+
+
+def test_a_full_and_held_arena_still_gives_its_figures(store: Store, pod: Any) -> None:
+    """stats() takes no lock: free memory is counted as it is given and taken."""
+    store.add(pod("a"))
+    before = store.stats()
+    store.add(pod("b"))
+    between = store.stats()
+    store.delete_by_key("default/b")
+    after = store.stats()
+    assert between.free_bytes < before.free_bytes == after.free_bytes
+    assert after.free_blocks == 1
+    assert after.largest_free_bytes == after.free_bytes
+    assert after.oldest_age is None

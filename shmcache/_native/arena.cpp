@@ -342,7 +342,7 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
     Record& r = table_.record(RecordNo{static_cast<uint32_t>(i)});
     if (state_of(r.state.load(relaxed)) == State::kLive) r.txn.store(txn, relaxed);  // doomed
   }
-  const uint64_t first_seq = m.next_seq.load(relaxed);
+  const uint64_t first_seq = fifo ? queue_.free_seq() : m.next_seq.load(relaxed);
   uint64_t version = m.version.load(relaxed), staged = 0, kept = 0;
   Status status = Status::kOk;
   for (const Entry& entry : entries) {
@@ -842,6 +842,8 @@ Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& 
     }
   }
   m.pops.store(m.pops.load(relaxed) + taken.size(), relaxed);
+  std::atomic<uint64_t>& ours = segment_->slot((segment_->owner_id() >> kGenerationBits) - 1).pops;
+  ours.store(ours.load(relaxed) + taken.size(), relaxed);
   table_.end_mutation();
   guard.leave();
   notify_change();
@@ -905,6 +907,13 @@ Status Arena::queued(bool with_values, uint64_t deadline, std::vector<Item>& ite
     return Status::kNoMemory;
   }
   return Status::kOk;
+}
+
+uint64_t Arena::oldest_seq() const {
+  const RecordNo head = queue_.head();
+  if (!table_.valid(head)) return 0;
+  const Record& r = table_.record(head);
+  return state_of(r.state.load(acquire)) == State::kFree ? 0 : r.seq.load(relaxed);
 }
 
 Status Arena::shut_down(bool immediate, uint64_t deadline) {
@@ -1005,13 +1014,6 @@ Report Arena::report() const {
   read_slot(m.reports,
             [&](uint64_t count) { copy_out(&report, m.report[count & 1], sizeof report); });
   return report;
-}
-
-Status Arena::heap_figures(uint64_t deadline, HeapFigures& figures) {
-  Guard guard(*this, Hold::kRead, deadline);
-  if (guard.status() != Status::kOk) return guard.status();
-  figures = table_.heap().figures();
-  return Status::kOk;
 }
 
 Status Arena::settle(uint64_t deadline) { return Guard(*this, Hold::kWrite, deadline).status(); }

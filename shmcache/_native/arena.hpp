@@ -130,6 +130,8 @@ class Arena {
   Status wait_ready(uint64_t deadline);
   // Copies of all entries, oldest first.
   Status queued(bool with_values, uint64_t deadline, std::vector<Item>& items);
+  // Of the item that is popped next, 0 if there is none: without the lock, for people.
+  uint64_t oldest_seq() const;
   Status shut_down(bool immediate, uint64_t deadline);
 
   // --- both ---
@@ -144,7 +146,6 @@ class Arena {
   // thread at a time.
   void set_report(const Report& report);
   Report report() const;
-  Status heap_figures(uint64_t deadline, HeapFigures& figures);
   // Take the lock and leave it: what was to be repaired is then repaired. A new segment becomes
   // an empty arena by it.
   Status settle(uint64_t deadline);

@@ -1,4 +1,4 @@
-// The only file of the core, beside seal.hpp, that knows Python: one class, `Arena`, over shmcache::Arena.
+// The only file of the core, beside seal.hpp and wire.hpp, that knows Python: one class, `Arena`, over shmcache::Arena.
 //
 // GIL: a call first tries with the GIL held and without waiting (deadline 0). Only if the lock is
 // taken, a repair is due, or what it writes is large, it lets the GIL go and waits. Under the arena's lock no Python
@@ -28,6 +28,7 @@
 #include "futex.hpp"
 #include "levels.hpp"
 #include "seal.hpp"
+#include "wire.hpp"
 
 namespace nb = nanobind;
 
@@ -46,6 +47,7 @@ static_assert(std::size(kStatusNames) == static_cast<size_t>(Status::kSystem) + 
 // Payloads from here on are copied with the GIL released.
 constexpr uint64_t kLargeBytes = 256 << 10;
 constexpr int kReadTries = 5;
+constexpr uint32_t kReadsReported = 256;
 
 [[noreturn]] void fail(Status status, const std::string& name, const nb::dict& context) {
   nb::object error = nb::module_::import_("shmcache._status")
@@ -224,6 +226,7 @@ class Handle {
   }
 
   void close() {
+    if (!closed()) report_reads();
     if (arena_) arena_->close();
     release_if_closed();
   }
@@ -300,7 +303,10 @@ class Handle {
     Hit hit;
     auto text = utf8(key);
     nb::object data;
-    return text && read(*text, hit, data, false) ? data : nb::none();
+    if (!text || !read(*text, hit, data, false)) return nb::none();
+    ++raw_reads_;
+    count_read();
+    return data;
   }
 
   nb::object get(nb::handle key, nb::object otherwise) {
@@ -313,12 +319,14 @@ class Handle {
     if (!data.is_valid()) {
       Cached& known = cache_[raw(hit.record)];
       ++hits_;
+      count_read();
       known.recent = true;
       nb::object object = known.object;
       make_shortcut(key, hit);
       return object;
     }
     ++misses_;
+    count_read();
     nb::object object = decode(data, key);
     if (hit.record != kNoRecord) {
       remember(hit.record, hit.state, nb::borrow(key), object, nb::len(data));
@@ -575,9 +583,10 @@ class Handle {
     Segment& segment = arena_->segment();
     const Meta& m = segment.meta();
     constexpr auto relaxed = std::memory_order_relaxed;
-    HeapFigures heap;
-    check(locked(kLargeBytes,
-                 [&](uint64_t deadline) { return arena_->heap_figures(deadline, heap); }));
+    report_reads();
+    // No lock: who looks at an arena in trouble must not wait for it.
+    const HeapFigures heap = arena_->table().heap().figures();
+    const uint64_t oldest = arena_->oldest_seq(), now = now_ns();
     nb::dict d;
     d["entries"] = arena_->size();
     d["capacity_bytes"] = segment.capacity();
@@ -596,10 +605,28 @@ class Handle {
     d["repairs"] = m.repairs.load(relaxed);
     d["last_repair_ns"] = m.last_repair_ns.load(relaxed);
     d["created_unix_ns"] = segment.header().created_unix_ns;
+    d["reads"] = segment.control().reads.load(relaxed);
+    d["read_misses"] = segment.control().read_misses.load(relaxed);
+    d["oldest_age"] = oldest == 0 ? nb::none()
+                                  : nb::object(nb::float_(static_cast<double>(
+                                                              now - std::min(now, oldest)) /
+                                                          1e9));
     d["hits"] = hits_;
     d["misses"] = misses_;
     d["cached_bytes"] = cached_bytes_;
+    check(Status::kOk);
     return d;
+  }
+
+  // (pid, items popped) of the living handles that have ever had the lock.
+  nb::list workers() {
+    Use use(*this);
+    nb::list result;
+    for (const auto& [pid, pops] : arena_->segment().owners()) {
+      result.append(nb::make_tuple(pid, pops));
+    }
+    check(Status::kOk);
+    return result;
   }
 
   std::vector<std::string> check_invariants() {
@@ -863,6 +890,7 @@ class Handle {
       hit.slot = s.slot;
       if (!arena_->still(hit)) return nullptr;
       ++hits_;
+      count_read();
       c.recent = true;
       return c.object.ptr();
     }
@@ -1014,6 +1042,7 @@ class Handle {
         keep_listing(last, result, live);
       }
     }
+    report_reads();
     if (evictions != evictions_) last.listing = Listing();  // the cache has let go of some of it
     last_ = std::move(last);
     return nb::cast<nb::list>(result);
@@ -1175,6 +1204,21 @@ class Handle {
     return result;
   }
 
+  // Tell the segment how often this handle was read: every kReadsReported calls, so that it costs
+  // the reads nothing. What a killed process had not told is lost.
+  void count_read() {
+    if (--unreported_ == 0) [[unlikely]] report_reads();
+  }
+  void report_reads() {
+    unreported_ = kReadsReported;
+    Control& c = arena_->segment().control();
+    const uint64_t reads = hits_ + misses_ + raw_reads_;
+    c.reads.fetch_add(reads - reported_reads_, std::memory_order_relaxed);
+    c.read_misses.fetch_add(misses_ - reported_misses_, std::memory_order_relaxed);
+    reported_reads_ = reads;
+    reported_misses_ = misses_;
+  }
+
   std::unique_ptr<Arena> arena_;
   std::string name_;
   nb::object decode_;
@@ -1185,7 +1229,9 @@ class Handle {
   std::vector<Cached> cache_;
   uint64_t cached_bytes_ = 0;
   size_t clock_hand_ = 0;
-  uint64_t hits_ = 0, misses_ = 0, evictions_ = 0;
+  uint64_t hits_ = 0, misses_ = 0, raw_reads_ = 0, evictions_ = 0;
+  uint32_t unreported_ = kReadsReported;
+  uint64_t reported_reads_ = 0, reported_misses_ = 0;
   std::vector<Shortcut> shortcuts_;  // a power of two of them, in pairs
   uint64_t shortcut_root_ = 0;
   Last last_;
@@ -1266,7 +1312,10 @@ NB_MODULE(_core, m) {
           return shmcache::nested_deeper({data.c_str(), data.size()}, most);
         },
         nb::arg("data"), nb::arg("most"));
-  if (PyModule_AddFunctions(m.ptr(), shmcache::sealing::kFunctions) != 0) throw nb::python_error();
+  if (PyModule_AddFunctions(m.ptr(), shmcache::sealing::kFunctions) != 0 ||
+      PyModule_AddFunctions(m.ptr(), shmcache::wire::kFunctions) != 0) {
+    throw nb::python_error();
+  }
   m.def("mark_unlinked", &shmcache::Segment::mark_unlinked, nb::arg("fd"));
   nb::class_<shmcache::NewTerms>(m, "NewTerms")
       .def(nb::init<>())
@@ -1321,6 +1370,7 @@ NB_MODULE(_core, m) {
       .def("resource_version", &Handle::resource_version)
       .def("wait_change", &Handle::wait_change, nb::arg("version"), nb::arg("timeout").none())
       .def("stats", &Handle::stats)
+      .def("workers", &Handle::workers)
       .def("check", &Handle::check_invariants)
       .def("testing_repair", &Handle::testing_repair);
 }

@@ -8,6 +8,8 @@
 namespace shmcache {
 namespace {
 
+constexpr auto relaxed = std::memory_order_relaxed;
+
 constexpr uint64_t kFree = 1, kPrevFree = 2, kFlags = 15;
 constexpr uint64_t kEndSize = 16, kMinBlock = 32;
 constexpr uint64_t kNone = ~uint64_t{0};
@@ -59,9 +61,9 @@ bool Heap::valid_free(uint64_t block) const {
 Status Heap::insert_free(uint64_t block, uint64_t size) {
   FreeLists& lists = segment_.meta().free_lists;
   const auto [first, second] = class_of(size);
-  const uint64_t head = (lists.second_bitmap[first] >> second & 1) != 0
-                            ? raw(lists.head[first][second])
-                            : kNone;
+  const uint32_t seconds = lists.second_bitmap[first].load(relaxed);
+  const uint64_t head =
+      (seconds >> second & 1) != 0 ? raw(lists.head[first][second].load(relaxed)) : kNone;
   if (head != kNone && !valid_free(head)) return Status::kCorrupt;
   set_word(block, size | kFree);  // neighbours of a free block are used: no PREV_FREE
   set_word(block + 8, head);
@@ -69,9 +71,11 @@ Status Heap::insert_free(uint64_t block, uint64_t size) {
   set_word(block + size - 8, size);
   set_word(block + size, word(block + size) | kPrevFree);
   if (head != kNone) set_word(head + 16, block);
-  lists.head[first][second] = HeapOffset{block};
-  lists.second_bitmap[first] |= 1u << second;
-  lists.first_bitmap |= uint64_t{1} << first;
+  lists.head[first][second].store(HeapOffset{block}, relaxed);
+  lists.second_bitmap[first].store(seconds | 1u << second, relaxed);
+  lists.first_bitmap.store(lists.first_bitmap.load(relaxed) | uint64_t{1} << first, relaxed);
+  lists.bytes.store(lists.bytes.load(relaxed) + size, relaxed);
+  lists.blocks.store(lists.blocks.load(relaxed) + 1, relaxed);
   return Status::kOk;
 }
 
@@ -86,12 +90,18 @@ Status Heap::unlink_free(uint64_t block, uint64_t size) {
   if (prev != kNone) {
     set_word(prev + 8, next);
   } else {
-    lists.head[first][second] = HeapOffset{next};
+    lists.head[first][second].store(HeapOffset{next}, relaxed);
     if (next == kNone) {
-      lists.second_bitmap[first] &= ~(1u << second);
-      if (lists.second_bitmap[first] == 0) lists.first_bitmap &= ~(uint64_t{1} << first);
+      const uint32_t seconds = lists.second_bitmap[first].load(relaxed) & ~(1u << second);
+      lists.second_bitmap[first].store(seconds, relaxed);
+      if (seconds == 0) {
+        lists.first_bitmap.store(lists.first_bitmap.load(relaxed) & ~(uint64_t{1} << first),
+                                 relaxed);
+      }
     }
   }
+  lists.bytes.store(lists.bytes.load(relaxed) - size, relaxed);
+  lists.blocks.store(lists.blocks.load(relaxed) - 1, relaxed);
   return Status::kOk;
 }
 
@@ -103,26 +113,26 @@ Status Heap::take_fit(uint64_t size, uint64_t& block) {
       size < 256 ? size : size + (uint64_t{1} << (std::bit_width(size) - 5)) - 1;
   auto [first, second] = class_of(rounded);
   if (first < kFirstLevels) {
-    uint32_t fits = lists.second_bitmap[first] & ~uint32_t{0} << second;
+    uint32_t fits = lists.second_bitmap[first].load(relaxed) & ~uint32_t{0} << second;
     if (fits == 0) {
-      const uint64_t above = lists.first_bitmap & ~uint64_t{0} << (first + 1);
+      const uint64_t above = lists.first_bitmap.load(relaxed) & ~uint64_t{0} << (first + 1);
       if (above != 0) {
         first = static_cast<uint32_t>(std::countr_zero(above));
         if (first >= kFirstLevels) return Status::kCorrupt;
-        fits = lists.second_bitmap[first];
+        fits = lists.second_bitmap[first].load(relaxed);
       }
     }
     if (fits != 0) {
       second = static_cast<uint32_t>(std::countr_zero(fits));
       if (second >= kSecondLevels) return Status::kCorrupt;
-      block = raw(lists.head[first][second]);
+      block = raw(lists.head[first][second].load(relaxed));
       if (!valid_free(block) || (word(block) & ~kFlags) < size) return Status::kCorrupt;
       return Status::kOk;
     }
   }
   const auto [own_first, own_second] = class_of(size);
-  if ((lists.second_bitmap[own_first] >> own_second & 1) == 0) return Status::kMiss;
-  block = raw(lists.head[own_first][own_second]);
+  if ((lists.second_bitmap[own_first].load(relaxed) >> own_second & 1) == 0) return Status::kMiss;
+  block = raw(lists.head[own_first][own_second].load(relaxed));
   for (int i = 0; i < kSameClassTries && block != kNone; ++i, block = word(block + 8)) {
     if (!valid_free(block)) return Status::kCorrupt;
     if ((word(block) & ~kFlags) >= size) return Status::kOk;
@@ -216,7 +226,10 @@ Status Heap::release(HeapOffset extent) {
 
 Status Heap::rebuild(const std::vector<uint64_t>& starts) {
   FreeLists& lists = segment_.meta().free_lists;
-  lists = FreeLists{};
+  lists.first_bitmap.store(0, relaxed);
+  lists.bytes.store(0, relaxed);
+  lists.blocks.store(0, relaxed);
+  for (std::atomic<uint32_t>& seconds : lists.second_bitmap) seconds.store(0, relaxed);
   const uint64_t end = committed(), end_mark = end - kEndSize;
   set_word(end_mark, kEndSize);
   uint64_t at = 0;  // everything below is rebuilt
@@ -243,17 +256,20 @@ Status Heap::rebuild(const std::vector<uint64_t>& starts) {
 }
 
 HeapFigures Heap::figures() const {
+  const FreeLists& lists = segment_.meta().free_lists;
   HeapFigures figures;
-  const uint64_t end = committed();
-  for (uint64_t block = 0; block + kEndSize < end;) {
-    const uint64_t header = word(block), size = header & ~kFlags;
-    if (size < kMinBlock || size > end - block) break;
-    if ((header & kFree) != 0) {
-      ++figures.free_blocks;
-      figures.free_bytes += size;
-      figures.largest_free = std::max(figures.largest_free, size);
-    }
-    block += size;
+  figures.free_bytes = lists.bytes.load(relaxed);
+  figures.free_blocks = lists.blocks.load(relaxed);
+  const uint64_t firsts = lists.first_bitmap.load(relaxed) & ((uint64_t{1} << kFirstLevels) - 1);
+  if (firsts == 0) return figures;
+  const auto first = static_cast<uint32_t>(std::bit_width(firsts) - 1);
+  const uint32_t seconds = lists.second_bitmap[first].load(relaxed) & ((1u << kSecondLevels) - 1);
+  if (seconds == 0) return figures;
+  const auto second = static_cast<uint32_t>(std::bit_width(seconds) - 1);
+  // The largest is in this list, which is rarely longer than the first block that fits.
+  uint64_t block = raw(lists.head[first][second].load(relaxed));
+  for (int i = 0; i < kSameClassTries && valid_free(block); ++i, block = word(block + 8)) {
+    figures.largest_free = std::max(figures.largest_free, word(block) & ~kFlags);
   }
   return figures;
 }

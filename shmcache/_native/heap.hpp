@@ -53,6 +53,8 @@ class Heap {
   // Make everything anew: `starts` has a bit for each 16 bytes of the committed heap, set where
   // the block of a LIVE record begins.
   Status rebuild(const std::vector<uint64_t>& starts);
+  // Needs no lock: each figure is of some instant, while somebody allocates not of the same one.
+  // The largest is that of the first 32 blocks of the highest class.
   HeapFigures figures() const;
 
   uint64_t committed() const;

@@ -34,7 +34,7 @@
 //   I4  Every byte of the committed heap belongs to exactly one block; blocks that are not free
 //       and not the end mark are the extents of LIVE records, one to one.
 //   I5  No two neighbouring blocks are free; each free block is in the free list of its class,
-//       and each list holds nothing else.
+//       and each list holds nothing else; the bytes and blocks in them are counted.
 //   I6  Every FREE record below `records_used` is in the free record list once, nothing else is.
 //   I7  FIFO: the queue visits every LIVE record once, in ascending `seq`; prev and next agree.
 //   I8  `live`, `tombstones`, `used_bytes` count what is there; `version` is at least the
@@ -97,7 +97,7 @@ enum class Kind : uint32_t { kStore = 1, kFifo = 2, kIndexer = 3 };
 
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kMagic = 0x3165686361636d68;  // "hmcache1", the last store of a creation
-constexpr uint32_t kLayoutVersion = 3;           // bump on any change of this file
+constexpr uint32_t kLayoutVersion = 4;           // bump on any change of this file
 constexpr uint64_t kMaxKeySize = 65535;
 constexpr uint32_t kOwnerSlots = 2047;
 constexpr size_t kCodecNameSize = 32;
@@ -128,11 +128,20 @@ static_assert(sizeof(Header) <= kPage);
 // --- Control ----------------------------------------------------------------------------------
 // Who may take the lock. A slot is owned by whoever holds the kernel's byte lock of its number;
 // `generation` grows with every owner, so (slot, generation) names one owner for ever (17 bits
-// are enough, see lock.hpp). `pid` is for people.
+// are enough, see lock.hpp). `pid` and `pops` are for people.
 struct OwnerSlot {
   std::atomic<uint32_t> generation;
   std::atomic<uint32_t> pid;
+  std::atomic<uint64_t> pops;  // items that this owner has taken from the queue
 };
+
+// Slots are given out from number 0 on, and consumers write to theirs all the time: so slots of
+// neighbouring numbers are in different cache lines.
+constexpr uint32_t kSlotsPerLine = 64 / sizeof(OwnerSlot);
+constexpr uint32_t kSlotLines = (kOwnerSlots + kSlotsPerLine - 1) / kSlotsPerLine;
+constexpr uint32_t slot_position(uint32_t number) {
+  return number % kSlotLines * kSlotsPerLine + number / kSlotLines;
+}
 
 struct Control {
   alignas(64) std::atomic<uint32_t> lock;  // lock.hpp
@@ -142,7 +151,10 @@ struct Control {
   // Sleepers that wait for an item of the queue.
   alignas(64) std::atomic<uint32_t> ready_word;
   std::atomic<uint32_t> ready_sleepers;
-  alignas(64) OwnerSlot slots[kOwnerSlots];
+  // Reads of all handles, read-only ones too. Each adds what it has counted by itself, now and then.
+  alignas(64) std::atomic<uint64_t> reads;
+  std::atomic<uint64_t> read_misses;  // those of them that had to decode
+  alignas(64) OwnerSlot slots[kSlotLines * kSlotsPerLine];  // by slot_position
 };
 
 // --- Meta -------------------------------------------------------------------------------------
@@ -151,9 +163,10 @@ constexpr uint32_t kFirstLevels = 38;
 constexpr uint32_t kSecondLevels = 16;
 
 struct FreeLists {
-  uint64_t first_bitmap;
-  uint32_t second_bitmap[kFirstLevels];
-  HeapOffset head[kFirstLevels][kSecondLevels];
+  std::atomic<uint64_t> first_bitmap;
+  std::atomic<uint64_t> bytes, blocks;  // in all lists
+  std::atomic<uint32_t> second_bitmap[kFirstLevels];
+  std::atomic<HeapOffset> head[kFirstLevels][kSecondLevels];
 };
 
 // One of two: `resource_versions` counts them, its last bit names the current one, and the other

@@ -4,11 +4,18 @@
 // position (and `seq`) of the record it replaces; a delete unlinks, so there are no ghosts; a key
 // added again gets a new `seq` and goes to the tail; one whose pop is undone has its old `seq`.
 //
+// A `seq` is the time of its queueing, in nanoseconds of CLOCK_MONOTONIC_COARSE, or one more than
+// the last one given if that is later: a position first, and so also the age of an item. Where the
+// clocks of two processes differ (time namespaces) the order holds and the age is off.
+//
 // Derived: repair sorts the LIVE records by `seq` and links them anew. So the order of the
 // stores below does not matter, only that they are bounded and checked.
 // REQUIRES, everywhere: the lock is held for writing.
 #pragma once
 
+#include <algorithm>
+
+#include "futex.hpp"
 #include "layout.hpp"
 #include "segment.hpp"
 #include "status.hpp"
@@ -22,11 +29,13 @@ class Queue {
 
   RecordNo head() const { return segment_.meta().queue_head.load(std::memory_order_relaxed); }
 
-  // A position behind all others.
+  // The first position behind all others; those that follow it are free too.
+  uint64_t free_seq() const {
+    return std::max(segment_.meta().next_seq.load(std::memory_order_relaxed), coarse_now_ns());
+  }
   uint64_t next_seq() {
-    Meta& m = segment_.meta();
-    const uint64_t seq = m.next_seq.load(std::memory_order_relaxed);
-    m.next_seq.store(seq + 1, std::memory_order_relaxed);
+    const uint64_t seq = free_seq();
+    segment_.meta().next_seq.store(seq + 1, std::memory_order_relaxed);
     return seq;
   }
 

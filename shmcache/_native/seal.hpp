@@ -56,6 +56,12 @@ inline bool same_layout(const PyTypeObject* sub, const PyTypeObject* base) {
          ((sub->tp_flags ^ base->tp_flags) & (kManaged | Py_TPFLAGS_HAVE_GC)) == 0;
 }
 
+inline bool possible(PyObject* frozen_dict, PyObject* frozen_list) {
+  return kKnownPython &&
+         same_layout(reinterpret_cast<PyTypeObject*>(frozen_dict), &PyDict_Type) &&
+         same_layout(reinterpret_cast<PyTypeObject*>(frozen_list), &PyList_Type);
+}
+
 inline bool is_container(PyObject* obj) { return PyDict_Check(obj) || PyList_Check(obj); }
 
 class Walk {
@@ -140,11 +146,7 @@ inline PyObject* sealer(PyObject*, PyObject* args) {
                         &frozen_list, &copy)) {
     return nullptr;
   }
-  if (!kKnownPython ||
-      !same_layout(reinterpret_cast<PyTypeObject*>(frozen_dict), &PyDict_Type) ||
-      !same_layout(reinterpret_cast<PyTypeObject*>(frozen_list), &PyList_Type)) {
-    return Py_NewRef(copy);
-  }
+  if (!possible(frozen_dict, frozen_list)) return Py_NewRef(copy);
   return PyCFunction_New(&method, args);
 }
 

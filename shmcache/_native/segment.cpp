@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "futex.hpp"
 #include "lock.hpp"
 
 namespace shmcache {
@@ -361,10 +362,7 @@ void Segment::mark_unlinked(int fd) {
 
 bool Segment::superseded() {
   if (superseded_.load(std::memory_order_relaxed)) return true;
-  struct timespec t {};
-  clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
-  const uint64_t now =
-      static_cast<uint64_t>(t.tv_sec) * 1000000000u + static_cast<uint64_t>(t.tv_nsec);
+  const uint64_t now = coarse_now_ns();
   if (now < next_look_ns_.load(std::memory_order_relaxed)) return false;
   next_look_ns_.store(now + kLookNs, std::memory_order_relaxed);
   struct stat named {};
@@ -381,10 +379,10 @@ Segment::~Segment() {
     Registry& all = registry();
     std::lock_guard guard(all.mutex);
     std::erase(all.segments, this);
-    unwatch_map(watched_);
     if (uint32_t id = owner_id(); id != 0) {
-      control().slots[(id >> kGenerationBits) - 1].pid.store(0, std::memory_order_relaxed);
+      slot((id >> kGenerationBits) - 1).pid.store(0, std::memory_order_relaxed);
     }
+    unwatch_map(watched_);  // last: the page of the slot may be gone
     munmap(base_, geometry_.file_size);
   }
   if (lock_fd_ >= 0) close(lock_fd_);
@@ -431,18 +429,18 @@ Status Segment::claim_slot() {
     if (lock_fd_ < 0) return Status::kSystem;
     set_byte_lock(lock_fd_, F_RDLCK, kAttachByte);
   }
-  Control& c = control();
   for (uint32_t i = 0; i < kOwnerSlots; ++i) {
     // A dead owner's slot that the lock still names is left to the one who repairs.
-    if (lock_owner(c.lock.load(std::memory_order_relaxed)) >> kGenerationBits == i + 1) continue;
+    if (lock_owner(control().lock.load(std::memory_order_relaxed)) >> kGenerationBits == i + 1) continue;
     // The byte lock first, the slot after: whoever finds the slot's generation ours finds the
     // byte held, and one generation never has two living owners.
     if (!set_byte_lock(lock_fd_, F_WRLCK, kOwnerBytes + i)) continue;
-    uint32_t generation =
-        (c.slots[i].generation.load(std::memory_order_relaxed) + 1) & kGenerationMask;
+    OwnerSlot& mine = slot(i);
+    uint32_t generation = (mine.generation.load(std::memory_order_relaxed) + 1) & kGenerationMask;
     if (generation == 0) generation = 1;
-    c.slots[i].generation.store(generation, std::memory_order_relaxed);
-    c.slots[i].pid.store(static_cast<uint32_t>(getpid()), std::memory_order_release);
+    mine.generation.store(generation, std::memory_order_relaxed);
+    mine.pops.store(0, std::memory_order_relaxed);
+    mine.pid.store(static_cast<uint32_t>(getpid()), std::memory_order_release);
     owner_id_.store((i + 1) << kGenerationBits | generation, std::memory_order_release);
     return Status::kOk;
   }
@@ -451,13 +449,12 @@ Status Segment::claim_slot() {
 
 bool Segment::owner_alive(uint32_t id) const {
   if (id == owner_id()) return true;  // another thread of ours; GETLK does not see our own locks
-  const uint32_t slot = (id >> kGenerationBits) - 1;
-  if (slot >= kOwnerSlots) return false;  // no such owner: a damaged word, take it over
-  if (control().slots[slot].generation.load(std::memory_order_relaxed) !=
-      (id & kGenerationMask)) {
+  const uint32_t number = (id >> kGenerationBits) - 1;
+  if (number >= kOwnerSlots) return false;  // no such owner: a damaged word, take it over
+  if (slot(number).generation.load(std::memory_order_relaxed) != (id & kGenerationMask)) {
     return false;  // the slot has a later owner, so this one is gone
   }
-  return byte_held(lock_fd_, kOwnerBytes + slot);
+  return byte_held(lock_fd_, kOwnerBytes + number);
 }
 
 bool Segment::claim_reflector() {
@@ -499,8 +496,20 @@ void Segment::set_index_name(uint32_t number, const std::string& name) {
 }
 
 uint32_t Segment::owner_pid(uint32_t id) const {
-  const uint32_t slot = (id >> kGenerationBits) - 1;
-  return slot < kOwnerSlots ? control().slots[slot].pid.load(std::memory_order_relaxed) : 0;
+  const uint32_t number = (id >> kGenerationBits) - 1;
+  return number < kOwnerSlots ? slot(number).pid.load(std::memory_order_relaxed) : 0;
+}
+
+std::vector<Segment::Owner> Segment::owners() const {
+  std::vector<Owner> living;
+  for (uint32_t i = 0; i < kOwnerSlots; ++i) {
+    const uint32_t pid = slot(i).pid.load(std::memory_order_acquire);
+    if (pid == 0) continue;  // who closes a handle says so, who is killed does not
+    const bool ours = owner_id() >> kGenerationBits == i + 1;
+    if (!ours && !byte_held(lock_fd_, kOwnerBytes + i)) continue;
+    living.push_back({pid, slot(i).pops.load(std::memory_order_relaxed)});
+  }
+  return living;
 }
 
 }  // namespace shmcache

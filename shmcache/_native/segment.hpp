@@ -82,6 +82,7 @@ class Segment {
 
   Header& header() const { return *at<Header>(0); }
   Control& control() const { return *at<Control>(geometry_.control); }
+  OwnerSlot& slot(uint32_t number) const { return control().slots[slot_position(number)]; }
   Meta& meta() const { return *at<Meta>(geometry_.meta); }
   std::atomic<uint32_t>* ring() const { return at<std::atomic<uint32_t>>(geometry_.ring); }
   std::atomic<uint64_t>* index(uint32_t area) const {
@@ -104,6 +105,12 @@ class Segment {
   uint32_t owner_id() const { return owner_id_.load(std::memory_order_acquire); }
   bool owner_alive(uint32_t owner_id) const;
   uint32_t owner_pid(uint32_t owner_id) const;
+  // Those that have a slot and live. A snapshot, for people.
+  struct Owner {
+    uint32_t pid;
+    uint64_t pops;
+  };
+  std::vector<Owner> owners() const;
 
   // The reflector's seat: held until it is given back or the process ends. False: it is taken.
   bool claim_reflector();

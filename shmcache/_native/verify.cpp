@@ -169,12 +169,13 @@ class Verifier {
     const FreeLists& lists = meta_.free_lists;
     uint64_t listed = 0;
     for (uint32_t f = 0; f < kFirstLevels; ++f) {
-      if (((lists.first_bitmap >> f & 1) != 0) != (lists.second_bitmap[f] != 0)) {
+      const uint32_t seconds = lists.second_bitmap[f].load(relaxed);
+      if (((lists.first_bitmap.load(relaxed) >> f & 1) != 0) != (seconds != 0)) {
         bad("I5", "first bitmap at " + n(f));
       }
       for (uint32_t s = 0; s < kSecondLevels; ++s) {
-        if ((lists.second_bitmap[f] >> s & 1) == 0) continue;
-        uint64_t at = raw(lists.head[f][s]), prev = ~uint64_t{0};
+        if ((seconds >> s & 1) == 0) continue;
+        uint64_t at = raw(lists.head[f][s].load(relaxed)), prev = ~uint64_t{0};
         for (; at != ~uint64_t{0}; prev = at, at = table_.heap().word(at + 8)) {
           if (!blocks.contains(at) || ++listed > blocks.size()) {
             bad("I5", "free list " + n(f) + "," + n(s) + " leads to " + n(at));
@@ -186,6 +187,11 @@ class Verifier {
     }
     if (listed != blocks.size()) {
       bad("I5", n(listed) + " of " + n(blocks.size()) + " free blocks are in a list");
+    }
+    uint64_t bytes = 0;
+    for (auto [at, size] : blocks) bytes += size;
+    if (lists.bytes.load(relaxed) != bytes || lists.blocks.load(relaxed) != blocks.size()) {
+      bad("I5", "free memory is miscounted");
     }
   }
 

@@ -7,7 +7,7 @@ from typing import Any
 from msgpack import Packer, unpackb
 
 from shmcache._core import nested_deeper
-from shmcache._frozen import seal
+from shmcache._frozen import pack, seal, unpack, unpack_sealed
 
 __all__ = ["MAX_LEVELS", "MsgpackCodec", "check_levels"]
 
@@ -32,30 +32,18 @@ class MsgpackCodec:
 
     def encode(self, obj: Any) -> bytes:
         """The msgpack bytes of ``obj``; TypeError, ValueError or OverflowError if it has none."""
-        try:
-            packer = _packers.pop()
-        except IndexError:
-            packer = Packer(datetime=True)
-        data: bytes = packer.pack(obj)
-        if len(data) <= _PACKER_BYTES:
-            _packers.append(packer)
-        if len(data) > MAX_LEVELS:  # a level takes a byte at least
-            check_levels(data)
-        return data
+        data: bytes = pack(obj)
+        return _encode_unusual(obj) if data is NotImplemented else data
 
     def decode(self, data: bytes | memoryview) -> Any:
         """A private, mutable object, or ValueError. Its size is bounded by that of ``data``."""
-        try:
-            return unpackb(data, strict_map_key=False, timestamp=3)
-        except (TypeError, OverflowError):
-            return _decode_unusual(data)
+        obj = unpack(data)
+        return _decode_unusual(data) if obj is NotImplemented else obj
 
     def decode_shared(self, data: bytes | memoryview) -> Any:
         """A read-only object, for all readers of the process, or ValueError."""
-        try:
-            return seal(unpackb(data, strict_map_key=False, timestamp=3))
-        except (TypeError, OverflowError):
-            return seal(_decode_unusual(data))
+        obj = unpack_sealed(data)
+        return seal(_decode_unusual(data)) if obj is NotImplemented else obj
 
 
 # A packer is cheap to use and not to make. It has one buffer, and objects may run Python while they
@@ -72,8 +60,27 @@ def check_levels(data: bytes) -> None:
         raise ValueError(f"nested deeper than {MAX_LEVELS} levels")
 
 
+def _encode_unusual(obj: Any) -> bytes:
+    """Of an object that our own ``pack`` leaves to the library."""
+    try:
+        packer = _packers.pop()
+    except IndexError:
+        packer = Packer(datetime=True)
+    data: bytes = packer.pack(obj)
+    if len(data) <= _PACKER_BYTES:
+        _packers.append(packer)
+    if len(data) > MAX_LEVELS:  # a level takes a byte at least
+        check_levels(data)
+    return data
+
+
 def _decode_unusual(data: bytes | memoryview) -> Any:
-    """Maps may have arrays as keys: slower, so only once msgpack has failed for a key."""
+    """Of bytes that our own ``unpack`` leaves to the library."""
+    try:
+        return unpackb(data, strict_map_key=False, timestamp=3)
+    except (TypeError, OverflowError):
+        pass
+    # Maps may have arrays as keys: slower, so only once the library has failed for a key.
     try:
         return unpackb(
             data,

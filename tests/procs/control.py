@@ -42,8 +42,8 @@ __all__ = [
 ]
 
 CONTROL = 4096
-META = CONTROL + 5 * 4096
-LOCK, CHANGE_SLEEPERS, READY_WORD, READY_SLEEPERS, _SLOTS = 0, 68, 128, 132, 192
+META = CONTROL + 9 * 4096
+LOCK, CHANGE_SLEEPERS, READY_WORD, READY_SLEEPERS, _SLOTS = 0, 68, 128, 132, 256
 _MUTATION_SEQ = META - CONTROL + 64
 
 
@@ -72,13 +72,15 @@ class Control:
 
 def control(name: str) -> Control:
     """The control page of the arena of that name, now."""
-    assert _core.LAYOUT_VERSION == 3, "the offsets of this module are those of layout 3"
+    assert _core.LAYOUT_VERSION == 4, "the offsets of this module are those of layout 4"
     with path_of(name).open("rb", buffering=0) as file:
         page = os.pread(file.fileno(), META - CONTROL + 4096, CONTROL)
     (word,) = struct.unpack_from("=I", page, LOCK)
     slot = (word >> 19) - 1
     return Control(
-        owner=struct.unpack_from("=I", page, _SLOTS + slot * 8 + 4)[0] if slot >= 0 else 0,
+        owner=struct.unpack_from("=I", page, _SLOTS + slot % 512 * 64 + slot // 512 * 16 + 4)[0]
+        if slot >= 0
+        else 0,
         slot=slot,
         dirty=bool(word & 2),
         waiters=bool(word & 1),

@@ -64,7 +64,6 @@ LOCKING: dict[str, Operation] = {
     "Store.delete": lambda store, fifo: store.delete(OBJ),
     "Store.delete_by_key": lambda store, fifo: store.delete_by_key("other-1"),
     "Store.replace": lambda store, fifo: store.replace([OBJ, *OTHERS], "1"),
-    "Store.stats": lambda store, fifo: store.stats(),
     "Store.check": lambda store, fifo: store.check(),
     "FIFO.add": lambda store, fifo: fifo.add(OBJ),
     "FIFO.add_if_not_present": lambda store, fifo: fifo.add_if_not_present(OBJ),
@@ -78,7 +77,6 @@ LOCKING: dict[str, Operation] = {
     "FIFO.pop_many": lambda store, fifo: fifo.pop_many(3),
     "FIFO.pop_raw": lambda store, fifo: fifo.pop_raw(),
     "FIFO.pop_async": lambda store, fifo: asyncio.run(fifo.pop_async()),
-    "FIFO.stats": lambda store, fifo: fifo.stats(),
     "FIFO.check": lambda store, fifo: fifo.check(),
     "FIFO.shutdown": lambda store, fifo: fifo.shutdown(),
 }
@@ -103,7 +101,10 @@ FREE: dict[str, Operation] = {
     "Store.version": lambda store, fifo: store.version,
     "Store.resource_version": lambda store, fifo: store.resource_version,
     "Store.has_synced": lambda store, fifo: store.has_synced,
+    "Store.stats": lambda store, fifo: store.stats(),
+    "Store.workers": lambda store, fifo: store.workers(),
     "FIFO.get_by_key": lambda store, fifo: fifo.get_by_key("known"),
+    "FIFO.stats": lambda store, fifo: fifo.stats(),
     "FIFO.qsize": lambda store, fifo: (fifo.qsize(), fifo.empty()),
     "create, open, attach": again,
 }

@@ -32,6 +32,7 @@ for arena in (store, fifo):
 calls = [
     lambda: reader.get_by_key("k1"), lambda: reader.get_raw("k1"), lambda: reader.list(),
     lambda: "k1" in reader, lambda: len(reader), lambda: reader.version, lambda: reader.stats(),
+    lambda: reader.workers(),
     lambda: reader.has_synced, lambda: reader.resource_version, lambda: reader.wait_for_change(50),
     lambda: reader.check(), lambda: store.add_raw("k", b"x"), lambda: store.delete_by_key("k1"),
     lambda: store.replace([]), lambda: fifo.pop(), lambda: fifo.list(), lambda: fifo.qsize(),
@@ -86,6 +87,21 @@ def test_other_bus_errors_are_not_ours(code: str) -> None:
         start_new_session=True,
     )
     assert done.returncode == -signal.SIGBUS
+
+
+def test_a_handle_that_is_only_dropped() -> None:
+    """A writer whose arena is truncated after its last call ends as if nothing had happened."""
+    code = """
+import os
+from shmcache import Store
+store = Store.create(capacity="1MiB")
+store.add_raw("k", b"x")
+os.truncate(f"/dev/shm/shmcache.{store.name}", 0)
+store.unlink()
+del store
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_successor_after_a_loss(name: str) -> None:

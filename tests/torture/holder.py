@@ -15,8 +15,8 @@ from shmcache import _core
 __all__ = ["LockWord"]
 
 _CONTROL = 4096
-_SLOTS = _CONTROL + 3 * 64
-_SLOT_SIZE = 8
+_SLOTS = _CONTROL + 4 * 64
+_LINES = 512  # slots of neighbouring numbers are in different cache lines
 _OWNER_SHIFT = 2 + 17  # two flags, then 17 bits of generation
 
 
@@ -24,17 +24,18 @@ class LockWord:
     """Of the arena ``name``."""
 
     def __init__(self, name: str) -> None:
-        assert _core.LAYOUT_VERSION == 3, "the offsets above are those of layout 3"
+        assert _core.LAYOUT_VERSION == 4, "the offsets above are those of layout 4"
         with Path(f"/dev/shm/shmcache.{name}").open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), _SLOTS + 4096, prot=mmap.PROT_READ)
+            self._map = mmap.mmap(file.fileno(), _SLOTS + _LINES * 64, prot=mmap.PROT_READ)
 
     def holder(self) -> int:
         """The pid of who holds the lock at this moment, 0 if nobody does."""
         (word,) = struct.unpack_from("=I", self._map, _CONTROL)
-        slot = word >> _OWNER_SHIFT  # counted from 1; 0: nobody
-        if slot == 0:
+        slot = (word >> _OWNER_SHIFT) - 1
+        if slot < 0:
             return 0
-        (pid,) = struct.unpack_from("=I", self._map, _SLOTS + (slot - 1) * _SLOT_SIZE + 4)
+        place = _SLOTS + slot % _LINES * 64 + slot // _LINES * 16
+        (pid,) = struct.unpack_from("=I", self._map, place + 4)
         return int(pid)
 
     def close(self) -> None:

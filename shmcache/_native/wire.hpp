@@ -1,0 +1,479 @@
+// msgpack, to Python objects and back, for what the documents of an API are made of: maps, arrays,
+// text, bytes, numbers, booleans and nil, at most kMaxDepth levels of them.
+//
+// What else there is (extension types, containers as keys, deeper trees, subclasses, integers
+// beyond 64 bits, text that is no UTF-8, malformed bytes) is left to the msgpack library: both
+// functions then return NotImplemented and have changed nothing, and the library's answer, or its
+// error, is the answer. So the two must agree on everything that is not left to it, byte for byte;
+// tests compare them. What this is for:
+//
+//   - a shared object is sealed (seal.hpp) while it is made, without a second pass. Its containers
+//     are ours alone until they are returned (S1), hold nothing but such containers and what the
+//     collector does not know, and are taken off its lists when they are complete (S6). S5 holds
+//     but for the callbacks of the collector, which may see a container being filled: read-only.
+//   - the keys of a million documents are a few hundred strings: those known from before are found
+//     by their bytes, with no allocation, no decoding and no hashing.
+//
+// REQUIRES: the GIL. No Python code runs in here (keys are hashed, but only those of built-in
+// types), so the static state is nobody else's meanwhile.
+#pragma once
+
+#include <Python.h>
+
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+#include <vector>
+
+#include "seal.hpp"
+
+namespace shmcache::wire {
+
+constexpr int kMaxDepth = 64;
+
+// --- strings ------------------------------------------------------------------------------------
+
+inline bool is_ascii(const char* data, size_t size) {
+  size_t at = 0;
+  uint64_t bits = 0;
+  for (; at + 8 <= size; at += 8) {
+    uint64_t word;
+    std::memcpy(&word, data + at, 8);
+    bits |= word;
+  }
+  for (; at < size; ++at) bits |= static_cast<unsigned char>(data[at]);
+  return (bits & 0x8080808080808080u) == 0;
+}
+
+// A new str, or null with an exception.
+inline PyObject* new_text(const char* data, size_t size) {
+  if (!is_ascii(data, size)) {
+    return PyUnicode_DecodeUTF8(data, static_cast<Py_ssize_t>(size), nullptr);
+  }
+  PyObject* text = PyUnicode_New(static_cast<Py_ssize_t>(size), 127);
+  if (text != nullptr) std::memcpy(PyUnicode_1BYTE_DATA(text), data, size);
+  return text;
+}
+
+// Keys seen before, by a hash of their bytes; a newer one takes the place of an older. Interned, as
+// the keys of the msgpack library and the literals of the program are, so that a lookup by one of
+// those compares pointers.
+class Keys {
+ public:
+  // A new reference, or null with an exception.
+  PyObject* get(const char* data, size_t size) {
+    if (size == 0 || size > kLongest) return new_text(data, size);
+    PyObject*& known = places_[hash(data, size) % kPlaces];
+    if (known != nullptr && static_cast<size_t>(PyUnicode_GET_LENGTH(known)) == size &&
+        std::memcmp(PyUnicode_1BYTE_DATA(known), data, size) == 0) {
+      return Py_NewRef(known);
+    }
+    PyObject* text = new_text(data, size);
+    if (text == nullptr || !PyUnicode_IS_COMPACT_ASCII(text)) return text;
+    PyUnicode_InternInPlace(&text);
+    PyObject_Hash(text);  // it keeps it
+    PyObject* old = known;
+    known = Py_NewRef(text);
+    Py_XDECREF(old);
+    return text;
+  }
+
+ private:
+  static constexpr size_t kPlaces = 1024, kLongest = 40;
+
+  static size_t hash(const char* data, size_t size) {
+    uint64_t h = size;
+    for (; size >= 8; data += 8, size -= 8) {
+      uint64_t word;
+      std::memcpy(&word, data, 8);
+      h = (h ^ word) * 0x9e3779b97f4a7c15u;
+      h ^= h >> 32;
+    }
+    uint64_t rest = 0;
+    std::memcpy(&rest, data, size);
+    h = (h ^ rest) * 0x9e3779b97f4a7c15u;
+    return static_cast<size_t>(h >> 40);
+  }
+
+  PyObject* places_[kPlaces] = {};
+};
+
+inline Keys keys;
+
+// --- bytes to objects ---------------------------------------------------------------------------
+
+class Reader {
+ public:
+  // `dict` and `list`: the types that containers are sealed with, null to leave them plain.
+  Reader(const char* data, size_t size, PyTypeObject* dict, PyTypeObject* list)
+      : at_(reinterpret_cast<const unsigned char*>(data)),
+        end_(at_ + size),
+        dict_(dict),
+        list_(list) {}
+
+  // The object, or null: left to the library (no exception), or out of memory (MemoryError).
+  PyObject* read() {
+    for (;;) {
+      // One object: a value, or a key where the innermost container is a map that expects one.
+      Frame* top = depth_ == 0 ? nullptr : &frames_[depth_ - 1];
+      const bool is_key = top != nullptr && top->is_map && top->key == nullptr;
+      Py_ssize_t inside = -1;
+      PyObject* made = next(is_key, inside);
+      if (made == nullptr) return fail();
+      if (inside >= 0 && is_key) {
+        Py_DECREF(made);
+        return fail();
+      }
+      // Put it where it belongs; containers before they are filled.
+      if (top == nullptr) {
+        root_ = made;
+      } else if (is_key) {
+        top->key = made;
+      } else if (!put(*top, made)) {
+        return fail();
+      }
+      if (inside > 0) {
+        if (depth_ == kMaxDepth) return fail();
+        frames_[depth_++] = Frame{made, nullptr, 0, inside, static_cast<bool>(PyDict_Check(made))};
+        continue;
+      }
+      while (depth_ > 0 && frames_[depth_ - 1].filled == frames_[depth_ - 1].size) {
+        if (dict_ != nullptr) PyObject_GC_UnTrack(frames_[depth_ - 1].box);
+        --depth_;
+      }
+      if (depth_ == 0) break;
+    }
+    if (at_ != end_) return fail();
+    return root_;
+  }
+
+ private:
+  struct Frame {
+    PyObject* box;  // borrowed: of its parent, the root of root_
+    PyObject* key;  // ours, until its value is there
+    Py_ssize_t filled, size;
+    bool is_map;
+  };
+
+  PyObject* fail() {
+    for (; depth_ > 0; --depth_) Py_XDECREF(frames_[depth_ - 1].key);
+    Py_CLEAR(root_);
+    if (PyErr_Occurred() != nullptr && !PyErr_ExceptionMatches(PyExc_MemoryError)) PyErr_Clear();
+    return nullptr;
+  }
+
+  // Takes the reference.
+  static bool put(Frame& frame, PyObject* value) {
+    if (!frame.is_map) {
+      PyList_SET_ITEM(frame.box, frame.filled++, value);
+      return true;
+    }
+    const int status = PyDict_SetItem(frame.box, frame.key, value);
+    Py_DECREF(value);
+    Py_CLEAR(frame.key);
+    ++frame.filled;
+    return status == 0;
+  }
+
+  size_t left() const { return static_cast<size_t>(end_ - at_); }
+
+  // A big-endian number; what is not there reads as 0, and `short_` says so.
+  template <int kBytes>
+  uint64_t number() {
+    if (left() < kBytes) {
+      short_ = true;
+      at_ = end_;
+      return 0;
+    }
+    uint64_t value = 0;
+    for (int i = 0; i < kBytes; ++i) value = value << 8 | at_[i];
+    at_ += kBytes;
+    return value;
+  }
+
+  PyObject* text(uint64_t size, bool is_key) {
+    if (short_ || size > left()) return nullptr;
+    const char* data = reinterpret_cast<const char*>(at_);
+    at_ += size;
+    return is_key ? keys.get(data, size) : new_text(data, size);
+  }
+  PyObject* bytes(uint64_t size) {
+    if (short_ || size > left()) return nullptr;
+    PyObject* made = PyBytes_FromStringAndSize(reinterpret_cast<const char*>(at_),
+                                               static_cast<Py_ssize_t>(size));
+    at_ += size;
+    return made;
+  }
+  // Each object takes a byte at least, so no more memory is asked for than the bytes promise.
+  PyObject* list(uint64_t size, Py_ssize_t& inside) {
+    if (short_ || size > left()) return nullptr;
+    PyObject* made = PyList_New(static_cast<Py_ssize_t>(size));
+    inside = static_cast<Py_ssize_t>(size);
+    return seal(made, list_);
+  }
+  PyObject* map(uint64_t size, Py_ssize_t& inside) {
+    if (short_ || size > left() / 2) return nullptr;
+    inside = static_cast<Py_ssize_t>(size);
+    return seal(PyDict_New(), dict_);
+  }
+  static PyObject* seal(PyObject* made, PyTypeObject* type) {
+    if (made == nullptr || type == nullptr) return made;
+    Py_INCREF(reinterpret_cast<PyObject*>(type));  // S3
+    Py_SET_TYPE(made, type);
+    PyObject_GC_UnTrack(made);
+    return made;
+  }
+  PyObject* integer(int64_t value) { return short_ ? nullptr : PyLong_FromLongLong(value); }
+
+  // `inside`: how many objects a container holds (pairs count once), -1 if it is none.
+  PyObject* next(bool is_key, Py_ssize_t& inside) {
+    if (at_ == end_) return nullptr;
+    const unsigned char c = *at_++;
+    if (c <= 0x7f) return PyLong_FromLong(c);
+    if (c <= 0x8f) return map(c & 0x0fu, inside);
+    if (c <= 0x9f) return list(c & 0x0fu, inside);
+    if (c <= 0xbf) return text(c & 0x1fu, is_key);
+    if (c >= 0xe0) return PyLong_FromLong(static_cast<signed char>(c));
+    switch (c) {
+      case 0xc0: return Py_NewRef(Py_None);
+      case 0xc2: return Py_NewRef(Py_False);
+      case 0xc3: return Py_NewRef(Py_True);
+      case 0xc4: return bytes(number<1>());
+      case 0xc5: return bytes(number<2>());
+      case 0xc6: return bytes(number<4>());
+      case 0xca: {
+        const auto bits = static_cast<uint32_t>(number<4>());
+        float value;
+        std::memcpy(&value, &bits, sizeof value);
+        return short_ ? nullptr : PyFloat_FromDouble(static_cast<double>(value));
+      }
+      case 0xcb: {
+        const uint64_t bits = number<8>();
+        double value;
+        std::memcpy(&value, &bits, sizeof value);
+        return short_ ? nullptr : PyFloat_FromDouble(value);
+      }
+      case 0xcc: return integer(static_cast<int64_t>(number<1>()));
+      case 0xcd: return integer(static_cast<int64_t>(number<2>()));
+      case 0xce: return integer(static_cast<int64_t>(number<4>()));
+      case 0xcf: {
+        const uint64_t value = number<8>();
+        return short_ ? nullptr : PyLong_FromUnsignedLongLong(value);
+      }
+      case 0xd0: return integer(static_cast<int8_t>(number<1>()));
+      case 0xd1: return integer(static_cast<int16_t>(number<2>()));
+      case 0xd2: return integer(static_cast<int32_t>(number<4>()));
+      case 0xd3: return integer(static_cast<int64_t>(number<8>()));
+      case 0xd9: return text(number<1>(), is_key);
+      case 0xda: return text(number<2>(), is_key);
+      case 0xdb: return text(number<4>(), is_key);
+      case 0xdc: return list(number<2>(), inside);
+      case 0xdd: return list(number<4>(), inside);
+      case 0xde: return map(number<2>(), inside);
+      case 0xdf: return map(number<4>(), inside);
+      default: return nullptr;  // extension types
+    }
+  }
+
+  const unsigned char *at_, *end_;
+  PyTypeObject *dict_, *list_;
+  PyObject* root_ = nullptr;
+  bool short_ = false;
+  int depth_ = 0;
+  Frame frames_[kMaxDepth];
+};
+
+inline PyObject* read(PyObject* data, PyTypeObject* dict, PyTypeObject* list) {
+  if (!PyBytes_Check(data)) return Py_NewRef(Py_NotImplemented);
+  Reader reader(PyBytes_AS_STRING(data), static_cast<size_t>(PyBytes_GET_SIZE(data)), dict, list);
+  PyObject* made = reader.read();
+  if (made != nullptr || PyErr_Occurred() != nullptr) return made;
+  return Py_NewRef(Py_NotImplemented);
+}
+
+inline PyObject* unpack(PyObject*, PyObject* data) { return read(data, nullptr, nullptr); }
+
+// `self` is (FrozenDict, FrozenList).
+inline PyObject* unpack_sealed(PyObject* self, PyObject* data) {
+  return read(data, reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(self, 0)),
+              reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(self, 1)));
+}
+
+// --- objects to bytes ---------------------------------------------------------------------------
+
+class Writer {
+ public:
+  Writer(PyTypeObject* dict, PyTypeObject* list) : dict_(dict), list_(list) {}
+  ~Writer() {
+    if (buffer_.size() > kKept) std::vector<char>().swap(buffer_);
+  }
+
+  // False: left to the library.
+  bool write(PyObject* obj, int depth = 0) {
+    PyTypeObject* type = Py_TYPE(obj);
+    if (type == &PyUnicode_Type) return text(obj);
+    if (type == &PyDict_Type || type == dict_) {
+      if (depth == kMaxDepth || !container(PyDict_GET_SIZE(obj), 0x80, 0xde)) return false;
+      PyObject *key, *value;
+      for (Py_ssize_t at = 0; PyDict_Next(obj, &at, &key, &value);) {
+        if (!write(key, depth + 1) || !write(value, depth + 1)) return false;
+      }
+      return true;
+    }
+    if (type == &PyList_Type || type == list_ || type == &PyTuple_Type) {
+      const Py_ssize_t size = PySequence_Fast_GET_SIZE(obj);
+      PyObject** items = PySequence_Fast_ITEMS(obj);
+      if (depth == kMaxDepth || !container(size, 0x90, 0xdc)) return false;
+      for (Py_ssize_t i = 0; i < size; ++i) {
+        if (!write(items[i], depth + 1)) return false;
+      }
+      return true;
+    }
+    if (obj == Py_None) return head<0>(0xc0, 0);
+    if (obj == Py_True) return head<0>(0xc3, 0);
+    if (obj == Py_False) return head<0>(0xc2, 0);
+    if (type == &PyLong_Type) return integer(obj);
+    if (type == &PyFloat_Type) {
+      const double value = PyFloat_AS_DOUBLE(obj);
+      uint64_t bits;
+      std::memcpy(&bits, &value, sizeof bits);
+      return head<8>(0xcb, bits);
+    }
+    if (type == &PyBytes_Type) {
+      const auto size = static_cast<size_t>(PyBytes_GET_SIZE(obj));
+      return sized(size <= 0xff, 0xc4, size) && body(PyBytes_AS_STRING(obj), size);
+    }
+    return false;
+  }
+
+  std::string_view bytes() const { return {buffer_.data(), used_}; }
+
+ private:
+  static constexpr size_t kKept = 256 << 10;
+
+  char* room(size_t size) {
+    if (buffer_.size() - used_ < size) buffer_.resize(2 * (used_ + size) + 4096);
+    return buffer_.data() + used_;
+  }
+  template <int kBytes>
+  bool head(unsigned char c, uint64_t number) {
+    char* to = room(1 + kBytes);
+    to[0] = static_cast<char>(c);
+    for (int i = 0; i < kBytes; ++i) {
+      to[1 + i] = static_cast<char>(number >> (8 * (kBytes - 1 - i)) & 0xff);
+    }
+    used_ += 1 + kBytes;
+    return true;
+  }
+  bool body(const char* data, size_t size) {
+    std::memcpy(room(size), data, size);
+    used_ += size;
+    return true;
+  }
+  // A length of 8 (if `one`), 16 or 32 bits: the formats follow each other.
+  bool sized(bool one, unsigned char first, size_t size) {
+    if (one) return head<1>(first, size);
+    if (size <= 0xffff) return head<2>(static_cast<unsigned char>(first + 1), size);
+    return size <= 0xffffffff && head<4>(static_cast<unsigned char>(first + 2), size);
+  }
+  bool container(Py_ssize_t count, unsigned char small, unsigned char large) {
+    const auto size = static_cast<size_t>(count);
+    if (size <= 15) return head<0>(static_cast<unsigned char>(small | size), 0);
+    return sized(false, static_cast<unsigned char>(large - 1), size);
+  }
+  bool text(PyObject* obj) {
+    const char* data;
+    Py_ssize_t length;
+    if (PyUnicode_IS_COMPACT_ASCII(obj)) {
+      data = reinterpret_cast<const char*>(PyUnicode_1BYTE_DATA(obj));
+      length = PyUnicode_GET_LENGTH(obj);
+    } else if ((data = PyUnicode_AsUTF8AndSize(obj, &length)) == nullptr) {
+      PyErr_Clear();  // lone surrogates, or no memory: the library says which
+      return false;
+    }
+    const auto size = static_cast<size_t>(length);
+    if (size > 31) return sized(size <= 0xff, 0xd9, size) && body(data, size);
+    char* to = room(1 + 31);
+    to[0] = static_cast<char>(0xa0 | size);
+    std::memcpy(to + 1, data, size);
+    used_ += 1 + size;
+    return true;
+  }
+  bool integer(PyObject* obj) {
+    int overflow = 0;
+    const long long value = PyLong_AsLongLongAndOverflow(obj, &overflow);
+    if (overflow < 0) return false;
+    if (overflow > 0) {
+      const unsigned long long large = PyLong_AsUnsignedLongLong(obj);
+      if (PyErr_Occurred() != nullptr) {
+        PyErr_Clear();
+        return false;
+      }
+      return head<8>(0xcf, large);
+    }
+    const auto bits = static_cast<uint64_t>(value);
+    if (value >= -32 && value <= 0x7f) return head<0>(static_cast<unsigned char>(bits), 0);
+    if (value > 0) {
+      if (value <= 0xff) return head<1>(0xcc, bits);
+      if (value <= 0xffff) return head<2>(0xcd, bits);
+      if (value <= 0xffffffff) return head<4>(0xce, bits);
+      return head<8>(0xcf, bits);
+    }
+    if (value >= INT8_MIN) return head<1>(0xd0, bits);
+    if (value >= INT16_MIN) return head<2>(0xd1, bits);
+    if (value >= INT32_MIN) return head<4>(0xd2, bits);
+    return head<8>(0xd3, bits);
+  }
+
+  PyTypeObject *dict_, *list_;
+  size_t used_ = 0;
+  // One for the process, so that a write seldom allocates: no Python code runs meanwhile.
+  static inline std::vector<char> buffer_;
+};
+
+// `self` is (FrozenDict, FrozenList).
+inline PyObject* pack(PyObject* self, PyObject* obj) {
+  try {
+    Writer writer(reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(self, 0)),
+                  reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(self, 1)));
+    if (!writer.write(obj)) return Py_NewRef(Py_NotImplemented);
+    const std::string_view made = writer.bytes();
+    return PyBytes_FromStringAndSize(made.data(), static_cast<Py_ssize_t>(made.size()));
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
+  }
+}
+
+// --- for these types of read-only containers ----------------------------------------------------
+
+inline PyObject* not_implemented(PyObject*, PyObject*) { return Py_NewRef(Py_NotImplemented); }
+
+// (pack, unpack, unpack_sealed) for FrozenDict and FrozenList. Functions that leave everything to
+// the library where there is no GIL, or (the last) where there is no sealing.
+inline PyObject* wire(PyObject*, PyObject* args) {
+  static PyMethodDef nothing = {"nothing", not_implemented, METH_O, "NotImplemented."};
+  static PyMethodDef packs = {"pack", pack, METH_O, "msgpack of an object, or NotImplemented."};
+  static PyMethodDef unpacks = {"unpack", unpack, METH_O, "Plain objects, or NotImplemented."};
+  static PyMethodDef seals = {"unpack_sealed", unpack_sealed, METH_O,
+                              "Read-only objects, or NotImplemented."};
+  PyObject *frozen_dict, *frozen_list;
+  if (!PyArg_ParseTuple(args, "O!O!:wire", &PyType_Type, &frozen_dict, &PyType_Type,
+                        &frozen_list)) {
+    return nullptr;
+  }
+#ifdef Py_GIL_DISABLED
+  constexpr bool kGil = false;
+#else
+  constexpr bool kGil = true;
+#endif
+  const bool sealed = kGil && sealing::possible(frozen_dict, frozen_list);
+  return Py_BuildValue("(NNN)", PyCFunction_New(kGil ? &packs : &nothing, args),
+                       PyCFunction_New(kGil ? &unpacks : &nothing, args),
+                       PyCFunction_New(sealed ? &seals : &nothing, args));
+}
+
+inline PyMethodDef kFunctions[] = {
+    {"wire", wire, METH_VARARGS, "The functions that pack and unpack msgpack for these types."},
+    {nullptr, nullptr, 0, nullptr}};
+
+}  // namespace shmcache::wire

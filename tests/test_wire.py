@@ -1,0 +1,200 @@
+"""Our own packing and unpacking beside the msgpack library, which is the judge of both."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from msgpack import ExtType, Packer, Timestamp, unpackb
+
+from shmcache import MsgpackCodec
+from shmcache._frozen import FrozenDict, FrozenList, freeze, pack, unpack, unpack_sealed
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.sampled_from([0, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**63, 2**64 - 1])
+    | st.sampled_from([-1, -32, -33, -128, -129, -32768, -32769, -(2**31), -(2**31) - 1])
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.sampled_from(["x" * 31, "x" * 32, "é" * 130, "x" * 255, "x" * 256, "x" * 65536])
+    | st.sampled_from([b"", b"x" * 255, b"x" * 256, b"x" * 65536])
+)
+OBJECTS = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=20)
+        | st.dictionaries(st.text(max_size=50) | SCALARS, inner, max_size=20)
+    ),
+    max_leaves=40,
+)
+
+
+def by_library(data: bytes) -> Any:
+    """What the library makes of it, or its error."""
+    try:
+        return unpackb(data, strict_map_key=False, timestamp=3)
+    except Exception as error:
+        return error
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal, with equal types all the way down, and floats bit by bit."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return len(a) == len(b) and all(
+            same(k, j) and same(v, w) for (k, v), (j, w) in zip(a.items(), b.items(), strict=True)
+        )
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return repr(a) == repr(b)
+
+
+@settings(deadline=None)
+@given(OBJECTS)
+@example([{}, [], {"": [{}]}])
+@example({"k" * n: n for n in (1, 7, 8, 9, 39, 40, 41)})
+@example([list(range(n)) for n in (15, 16, 17)])
+@example({"many": {str(n): n for n in range(70_000)}, "list": list(range(70_000))})
+def test_packed_as_the_library_packs(obj: Any) -> None:
+    """The bytes are the library's; they come back as the library gives them, read-only or plain."""
+    data = pack(obj)
+    assert data == Packer(datetime=True).pack(obj)
+    assert same(unpack(data), by_library(data))
+    sealed = unpack_sealed(data)
+    assert sealed is NotImplemented or same(sealed, freeze(by_library(data)))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60) | st.builds(lambda o, n: pack(o)[:n], OBJECTS, st.integers(0, 40)))
+@example(b"\xdd\xff\xff\xff\xff")
+@example(b"\xdf\xff\xff\xff\xff\x01")
+@example(b"\xdb\xff\xff\xff\xffx")
+@example(b"\xa2\xff\xfe")
+@example(b"\x81\x90\x01")
+@example(b"\x81\xa1a")
+@example(b"\x92\x01")
+@example(b"\xc1")
+@example(b"\x01\x02")
+def test_bytes_that_are_nothing(data: bytes) -> None:
+    """Any bytes whatever give what the library gives, or are left to it; nothing is leaked."""
+    expected = by_library(data)
+    for read, judge in ((unpack, lambda obj: obj), (unpack_sealed, freeze)):
+        made = read(data)
+        assert made is NotImplemented or same(made, judge(expected))
+        if isinstance(expected, Exception):
+            assert made is NotImplemented
+
+
+@settings(deadline=None)
+@given(OBJECTS, st.data())
+def test_one_byte_wrong(obj: Any, data: Any) -> None:
+    """Bytes with one of them changed give what the library gives, or are left to it."""
+    packed = bytearray(pack(obj))
+    at = data.draw(st.integers(0, len(packed) - 1))
+    packed[at] = data.draw(st.integers(0, 255))
+    made = unpack(bytes(packed))
+    assert made is NotImplemented or same(made, by_library(bytes(packed)))
+
+
+class _Str(str):
+    pass
+
+
+class _Dict(dict[str, int]):
+    pass
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        ExtType(3, b"x"),
+        Timestamp(1, 2),
+        {1, 2},
+        object(),
+        2**64,
+        -(2**63) - 1,
+        "\ud800",
+        _Str("x"),
+        _Dict(a=1),
+        bytearray(b"x"),
+        {"a": [object()]},
+        {("a", 1): 2, "b": {frozenset(): 1}},
+    ],
+    ids=repr,
+)
+def test_the_unusual_is_left_to_the_library(obj: Any) -> None:
+    """What is not of the usual types, exactly, is not packed by us, wherever it is."""
+    assert pack(obj) is NotImplemented
+    assert pack([{"a": obj}]) is NotImplemented
+
+
+def test_ours_are_packed_as_plain_ones() -> None:
+    """Read-only containers and tuples are packed as dicts and lists are."""
+    obj = {"a": [1, {"b": ()}], "c": ("x", [])}
+    assert pack(freeze(obj)) == pack(obj) == Packer().pack(obj)
+
+
+@pytest.mark.parametrize("make", [lambda inner: [inner], lambda inner: {"k": inner}])
+@pytest.mark.parametrize("levels", [1, 63, 64, 65, 500])
+def test_depth(levels: int, make: Callable[[Any], Any]) -> None:
+    """Up to 64 levels of containers are ours, more are the library's; the codec knows no seam."""
+    obj: Any = 1
+    for _ in range(levels):
+        obj = make(obj)
+    data = Packer().pack(obj)
+    for made in (pack(obj), unpack(data), unpack_sealed(data)):
+        assert (made is NotImplemented) == (levels > 64)
+    codec = MsgpackCodec()
+    assert codec.encode(obj) == data
+    assert codec.decode(data) == codec.decode_shared(data) == obj
+
+
+def test_keys_are_shared() -> None:
+    """Equal short keys of all objects are one string, the interned one; values are not shared."""
+    data = pack({"a key that is made only here": "a value", "é": 1, "long" * 11: 1})
+    first, second = list(unpack(data)), list(unpack_sealed(data))
+    assert first[0] is second[0] is sys.intern("a key that is made only " + "here")
+    assert first == second == ["a key that is made only here", "é", "long" * 11]
+
+
+def test_sealed_objects_are_no_work_for_the_collector() -> None:
+    """Read-only containers are not on the collector's lists, plain ones are as ever."""
+    data = pack({"a": [{"b": [1]}, {}, []], "c": {}})
+    sealed, plain = unpack_sealed(data), unpack(data)
+    if sealed is NotImplemented:
+        pytest.skip("this Python does not let containers be sealed in place")
+    assert not gc.is_tracked(sealed)
+    assert not any(map(gc.is_tracked, [sealed["a"], sealed["a"][0], sealed["a"][0]["b"]]))
+    assert gc.is_tracked(plain)
+    assert gc.is_tracked(plain["a"][0]["b"])
+
+
+def test_references_are_counted() -> None:
+    """What is read, or given up half way, leaves no references behind."""
+    data = pack({"a": [{"b": [1, "text", b"bytes", 1.5, 2**60]}, {}], "k": {"l": {"m": []}}})
+    types = (FrozenDict, FrozenList, type(None))
+    unpack_sealed(data)  # the keys are known from here on
+
+    def use() -> None:
+        for end in range(len(data) + 1):
+            for read in (unpack, unpack_sealed):
+                read(data[:end])
+                read(data[:end] + b"\xc1")
+                read(data[:end] + data)
+
+    use()
+    before = [sys.getrefcount(t) for t in types], sys.getallocatedblocks()
+    for _ in range(20):
+        use()
+    after = [sys.getrefcount(t) for t in types], sys.getallocatedblocks()
+    assert after[0] == before[0]
+    assert abs(after[1] - before[1]) < 50
