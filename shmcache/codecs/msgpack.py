@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgpack import Packer, unpackb
-
 from shmcache._core import nested_deeper
 from shmcache._frozen import pack, seal, unpack, unpack_sealed
 
@@ -65,6 +63,8 @@ def _encode_unusual(obj: Any) -> bytes:
     try:
         packer = _packers.pop()
     except IndexError:
+        from msgpack import Packer  # 0.6 MB, which many a process never needs
+
         packer = Packer(datetime=True)
     data: bytes = packer.pack(obj)
     if len(data) <= _PACKER_BYTES:
@@ -76,6 +76,8 @@ def _encode_unusual(obj: Any) -> bytes:
 
 def _decode_unusual(data: bytes | memoryview) -> Any:
     """Of bytes that our own ``unpack`` leaves to the library."""
+    from msgpack import unpackb
+
     try:
         return unpackb(data, strict_map_key=False, timestamp=3)
     except (TypeError, OverflowError):
