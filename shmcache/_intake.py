@@ -1,18 +1,18 @@
 """What may enter the store, and as what: the type check, the transform, and who is turned away.
 
 An object that is turned away is counted and named in the log, by type and key and never by
-content: it may be a Secret. May import: ``_counters``, ``_errors``, ``_objects``, ``_ports``,
-``_types``, ``listwatch``.
+content: it may be a Secret. May import: ``_counters``, ``_errors``, ``_logging``, ``_objects``,
+``_ports``, ``_types``, ``listwatch``.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from shmcache._counters import Counters
 from shmcache._errors import CodecError, KeyFuncError
+from shmcache._logging import Log
 from shmcache._objects import describe_object, resource_version
 from shmcache._ports import ReflectorStore
 from shmcache._types import Event
@@ -30,7 +30,7 @@ class Intake:
         transform: Callable[[Any], Any] | None,
         counters: Counters,
         name: str,
-        log: logging.Logger,
+        log: Log,
     ) -> None:
         if transform is not None and not callable(transform):
             raise TypeError(f"transform must be callable or None, not {type(transform).__name__}")

@@ -2,16 +2,16 @@
 
 A server ends its watches by itself, and tells of its health by bookmarks until then. So one
 that has said nothing for longer than the whole watch was to last is gone, behind a peer or a
-proxy that keeps the connection. May import: ``_failures``, ``_types``.
+proxy that keeps the connection. May import: ``_failures``, ``_logging``, ``_types``.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from shmcache._failures import VeryShortWatchError
+from shmcache._logging import Log
 from shmcache._types import Event
 
 __all__ = ["GRACE", "INITIAL_SILENCE", "OpenWatch"]
@@ -47,7 +47,7 @@ class OpenWatch:
         initial: bool,
         started: float,
         clock: Callable[[], float],
-        log: logging.Logger,
+        log: Log,
     ) -> None:
         self.ordered = ordered
         self.initial = initial

@@ -4,16 +4,16 @@ A store that processes share has one such place (:class:`~shmcache.ReflectorSeat
 without one makes everything here do nothing. Reports are for others to read: one that fails
 says nothing about the reflector's work, so it is logged and forgotten.
 
-May import: ``_errors``, ``_ports``, ``_types``.
+May import: ``_errors``, ``_logging``, ``_ports``, ``_types``.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
 from shmcache._errors import ReflectorRunningError
+from shmcache._logging import Log
 from shmcache._ports import ReflectorSeat, ReflectorStore
 from shmcache._types import ReflectorStats
 
@@ -31,7 +31,7 @@ class Seat:
         store: ReflectorStore,
         name: str,
         stats: Callable[[], ReflectorStats],
-        log: logging.Logger,
+        log: Log,
     ) -> None:
         self._store = store
         self._seat = store if isinstance(store, ReflectorSeat) else None

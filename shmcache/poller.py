@@ -13,25 +13,22 @@ it returns no iterable of objects     the same
                                       ``get_func`` returns after it is not stored
 ====================================  =====================================================
 
-After client-go's ``Poller``. May import: ``_background``, ``_ports``.
+After client-go's ``Poller``. May import: ``_background``, ``_logging``, ``_ports``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from shmcache._background import Background
+from shmcache._logging import get_logger
 from shmcache._ports import GetFunc, ReflectorStore
 
 __all__ = ["Poller", "PollerStats"]
-
-_log = logging.getLogger("shmcache.poller")
-_log.addHandler(logging.NullHandler())  # quiet unless the application configures logging
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +85,9 @@ class Poller(Background):
         self._get = get_func
         self._period = period
         self._store = store
+        self._log = get_logger(
+            "shmcache.poller", arena=str(getattr(store, "name", "")), resource=self.name
+        )
         self._stats = PollerStats()  # replaced by the thread in run() alone
 
     def stats(self) -> PollerStats:
@@ -115,7 +115,13 @@ class Poller(Background):
             errors=self._stats.errors + 1,
             last_error=f"{type(exc).__name__}: {exc}",
         )
-        _log.warning("%s: %s; next try in %g s", self.name, self._stats.last_error, self._period)
+        self._log.warning(
+            "%s: %s; next try in %g s",
+            self.name,
+            self._stats.last_error,
+            self._period,
+            extra={"error": type(exc).__name__},
+        )
 
 
 def _objects(found: object) -> list[Any]:

@@ -77,8 +77,8 @@ What is not here: what may enter the store (``_intake``), a watch's silence (``_
 the collection of a stream (``_initial_events``), the place at the store (``_seat``), pages
 (``_pager``), which failure is which (``_failures``), the figures (``_counters``), starting and
 stopping (``_background``). It sees neither bytes nor segments, and the source decides what an
-object is. May import: those, ``_backoff``, ``_errors``, ``_objects``, ``_ports``, ``_types``,
-``listwatch``.
+object is. May import: those, ``_backoff``, ``_errors``, ``_logging``, ``_objects``, ``_ports``,
+``_types``, ``listwatch``.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ from shmcache._failures import (
 )
 from shmcache._initial_events import InitialEvents, marks_the_end
 from shmcache._intake import Intake
+from shmcache._logging import get_logger
 from shmcache._objects import describe_object, describe_type, type_check
 from shmcache._open_watch import GRACE, OpenWatch
 from shmcache._pager import list_pages
@@ -111,9 +112,6 @@ from shmcache._types import ListOptions, ListResult, ReflectorStats, WatchOption
 from shmcache.listwatch import read_list
 
 __all__ = ["Reflector"]
-
-_log = logging.getLogger("shmcache.reflector")
-_log.addHandler(logging.NullHandler())  # quiet unless the application configures logging
 
 _INTERRUPT_EVERY = 0.05
 """Seconds. A call that began just after an interruption is ended by the next."""
@@ -192,15 +190,20 @@ class Reflector(Background):
         super().__init__(name or describe_type(expected_type), wait=_wait)
         self._source = lister_watcher
         self._store = store
+        self._log = get_logger(
+            "shmcache.reflector",
+            arena=str(getattr(store, "name", "")),
+            resource=describe_type(expected_type),
+        )
         self._counters = Counters(_clock)
-        self._intake = Intake(is_expected, transform, self._counters, self.name, _log)
+        self._intake = Intake(is_expected, transform, self._counters, self.name, self._log)
         self._writers: dict[str, Callable[[Any], None]] = {
             "ADDED": store.add,
             "MODIFIED": store.update,
             "DELETED": store.delete,
         }
         self._bookmark: Callable[[str], None] | None = getattr(store, "bookmark", None)
-        self._seat = Seat(store, self.name, self.stats, _log)
+        self._seat = Seat(store, self.name, self.stats, self._log)
         if standby and not self._seat.exists:
             raise ValueError(
                 f"standby must be False: {type(store).__name__} has no place for a reflector"
@@ -269,7 +272,7 @@ class Reflector(Background):
                 return left
             self._watch = None
             watch.give_up()
-        _log.warning("%s: the watch is silent: closing it", self.name)
+        self._log.warning("%s: the watch is silent: closing it", self.name)
         watch.close()
         return GRACE + self._watch_timeout[0]
 
@@ -281,7 +284,7 @@ class Reflector(Background):
         try:
             interrupt()
         except Exception as exc:
-            _log.debug("%s: interrupting the source: %s", self.name, exc)
+            self._log.debug("%s: interrupting the source: %s", self.name, exc)
 
     def _resync(self, resync: Callable[[], object]) -> None:
         # A thread of its own: a store's resync may take its time.
@@ -292,7 +295,7 @@ class Reflector(Background):
                 resync()
             except Exception as exc:
                 self._counters.error(exc)
-                _log.warning("%s: resync failed", self.name, exc_info=True)
+                self._log.warning("%s: resync failed", self.name, exc_info=True, extra=_fields(exc))
 
     def _work(self) -> None:
         resuming = self._standby and self._succeed()
@@ -314,6 +317,7 @@ class Reflector(Background):
             if version is not None:
                 self._version = version
                 self._filled = version != ""
+                self._log.info("%s: taking over at version %r", self.name, version)
                 return self._filled
             self._wait(_STANDBY_POLL)
         return False
@@ -348,7 +352,13 @@ class Reflector(Background):
             except Exception as exc:
                 # A stream that is held open in vain costs minutes, each time.
                 self._streams = not isinstance(exc, NoEndError)
-                _log.info("%s: listing, not streaming: %s: %s", self.name, type(exc).__name__, exc)
+                self._log.info(
+                    "%s: listing, not streaming: %s: %s",
+                    self.name,
+                    type(exc).__name__,
+                    exc,
+                    extra=_fields(exc),
+                )
             else:
                 if streamed is None:
                     return None
@@ -368,7 +378,9 @@ class Reflector(Background):
             if not version_unavailable(exc):
                 raise
             # No pause: the answer says that this version never works and "" always does.
-            _log.info("%s: cannot list at version %r: %s", self.name, version, exc)
+            self._log.info(
+                "%s: cannot list at version %r: %s", self.name, version, exc, extra=_fields(exc)
+            )
             self._version_lost = True
             items, listed_version, paged = self._list_pages("")
         if self._stopping.is_set():
@@ -396,6 +408,7 @@ class Reflector(Background):
         self._version_lost = False
         self._filled = True
         self._counters.lists += 1
+        self._log.debug("%s: %d objects at version %r", self.name, len(objs), version)
 
     # -- stream -------------------------------------------------------------------------------
 
@@ -421,7 +434,13 @@ class Reflector(Background):
             except Exception as exc:
                 self._close_watch()
                 if version and version_unavailable(exc):
-                    _log.info("%s: cannot stream at version %r: %s", self.name, version, exc)
+                    self._log.info(
+                        "%s: cannot stream at version %r: %s",
+                        self.name,
+                        version,
+                        exc,
+                        extra=_fields(exc),
+                    )
                     self._version_lost = True
                 elif isinstance(exc, EndedEarlyError) or needs_no_list(exc):
                     self._pause(exc)
@@ -443,7 +462,7 @@ class Reflector(Background):
                 except Exception as exc:
                     self._intake.drop(f"an initial event ({type(exc).__name__})", obj)
             else:
-                _log.warning("%s: unknown event type %r", self.name, kind)
+                self._log.warning("%s: unknown event type %r", self.name, kind)
         return None
 
     # -- watch --------------------------------------------------------------------------------
@@ -455,10 +474,11 @@ class Reflector(Background):
         started = self._clock()
         stream = self._source.watch(options)
         ordered = version != "" and not initial_events
-        watch = OpenWatch(stream, timeout, ordered, initial_events, started, self._clock, _log)
+        watch = OpenWatch(stream, timeout, ordered, initial_events, started, self._clock, self._log)
         self._counters.watches += 1
         with self._lock:
             self._watch = watch
+        self._log.debug("%s: watching from version %r for %d s", self.name, version, timeout)
         return watch
 
     def _follow(self, watch: OpenWatch) -> None:
@@ -494,7 +514,7 @@ class Reflector(Background):
         write = self._writers.get(kind)
         if write is None:
             if kind != "BOOKMARK":
-                _log.warning("%s: unknown event type %r", self.name, kind)
+                self._log.warning("%s: unknown event type %r", self.name, kind)
             return
         try:
             made = self._intake.transformed(obj)
@@ -505,8 +525,13 @@ class Reflector(Background):
             write(made)
         except Exception as exc:
             self._counters.error(exc)
-            _log.warning(
-                "%s: the store refused %s %s: %s", self.name, kind, describe_object(obj), exc
+            self._log.warning(
+                "%s: the store refused %s %s: %s",
+                self.name,
+                kind,
+                describe_object(obj),
+                exc,
+                extra=_fields(exc),
             )
 
     def _advance(self, version: str) -> None:
@@ -518,7 +543,13 @@ class Reflector(Background):
             self._bookmark(version)
         except Exception as exc:
             self._counters.error(exc)
-            _log.warning("%s: the store refused the version %r: %s", self.name, version, exc)
+            self._log.warning(
+                "%s: the store refused the version %r: %s",
+                self.name,
+                version,
+                exc,
+                extra=_fields(exc),
+            )
 
     def _close_watch(self) -> None:
         """Close the open watch, if any; the first to come closes it, once."""
@@ -536,5 +567,18 @@ class Reflector(Background):
         self._seat.report("waiting")
         delay = max(self._backoff.next_delay(), getattr(exc, "retry_after", None) or 0.0)
         level = logging.INFO if isinstance(exc, ExpiredError) else logging.WARNING
-        _log.log(level, "%s: %s: %s; next try in %.1f s", self.name, type(exc).__name__, exc, delay)
+        self._log.log(
+            level,
+            "%s: %s: %s; next try in %.1f s",
+            self.name,
+            type(exc).__name__,
+            exc,
+            delay,
+            extra=_fields(exc),
+        )
         self._wait(delay)
+
+
+def _fields(exc: Exception) -> dict[str, Any]:
+    """What the record of a failed list or watch has beside the reflector's own fields."""
+    return {"error": type(exc).__name__, "status": exc.status if isinstance(exc, ApiError) else 0}

@@ -65,7 +65,7 @@ def modules() -> list[str]:
 @pytest.mark.parametrize("name", modules())
 def test_docstring_examples(name: str) -> None:
     """Every example in a docstring gives what it shows."""
-    for optional in ("kubernetes", "msgspec", "rich"):
+    for optional in ("kubernetes", "msgspec", "prometheus_client", "rich"):
         pytest.importorskip(optional)
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 

@@ -17,6 +17,7 @@ BASE = {"_errors", "_types", "_frozen", "_backoff", "_objects", "keys"}
 # Which modules of shmcache a room may import: the one natural way through the house.
 MAY_IMPORT = {
     "_errors": set(),
+    "_logging": set(),
     "_types": set(),
     "_frozen": {"_core"},
     "_objects": {"_errors"},
@@ -28,15 +29,24 @@ MAY_IMPORT = {
     "codecs": {"_core", "_frozen", "_errors", "codecs"},
     "listwatch": {"_ports", "_types", "_errors"},
     "_arena": {"_core", "_errors", "_status", "_types"},
-    "sources": {"_errors", "_types", "_ports", "keys", "listwatch", "sources", "selectors"},
+    "sources": {
+        "_errors",
+        "_logging",
+        "_types",
+        "_ports",
+        "keys",
+        "listwatch",
+        "sources",
+        "selectors",
+    },
     "_background": set(),
     "_counters": {"_types"},
     "_failures": {"_backoff", "_errors"},
     "_initial_events": {"keys"},
-    "_intake": {"_counters", "_errors", "_objects", "_ports", "_types", "listwatch"},
-    "_open_watch": {"_failures", "_types"},
+    "_intake": {"_counters", "_errors", "_logging", "_objects", "_ports", "_types", "listwatch"},
+    "_open_watch": {"_failures", "_logging", "_types"},
     "_pager": {"_errors", "_types"},
-    "_seat": {"_errors", "_ports", "_types"},
+    "_seat": {"_errors", "_logging", "_ports", "_types"},
     "reflector": {
         "_background",
         "_backoff",
@@ -45,6 +55,7 @@ MAY_IMPORT = {
         "_failures",
         "_initial_events",
         "_intake",
+        "_logging",
         "_objects",
         "_open_watch",
         "_pager",
@@ -59,8 +70,9 @@ MAY_IMPORT = {
     "_attach": {"_arena", "_ports", "codecs", "fifo", "indexer", "store"},
     "shared": {"_ports", "_types", "reflector", "store"},
     "undelta": {"_ports", "_types", "keys", "store"},
-    "poller": {"_background", "_ports"},
+    "poller": {"_background", "_logging", "_ports"},
     "listers": {"_errors", "_objects", "_ports", "selectors"},
+    "observe": {"_arena", "_attach", "_errors", "_logging", "_types"},
 }
 
 
@@ -102,7 +114,15 @@ def test_all_is_sorted_and_complete() -> None:
 
 def test_importing_stays_light() -> None:
     """import shmcache loads none of the optional libraries."""
-    optional = ("kubernetes", "msgspec", "rich", "urllib3", "watchfiles", "yaml")
+    optional = (
+        "kubernetes",
+        "msgspec",
+        "prometheus_client",
+        "rich",
+        "urllib3",
+        "watchfiles",
+        "yaml",
+    )
     code = f"import sys, shmcache; print([m for m in {optional} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -42,16 +42,16 @@ def seen(store: Store, key: str) -> None:
         assert store.wait_for_change(store.version, DEADLINE) > 0
 
 
-def test_the_first_is_elected_and_all_read(
+def test_one_is_elected_and_all_read(
     start: Callable[..., SharedReflector], source: MemorySource
 ) -> None:
-    """Of several workers the first fills the store, and each reads it."""
+    """Of several workers one fills the store, and each reads it."""
     workers = [start(lambda: source, "v1/Pod") for _ in range(3)]
     for worker in workers:
         assert worker.store.wait_for_sync(DEADLINE)
         assert worker.store.list_keys() == ["default/a"]
         assert worker.store.reflector_status().alive
-    assert [worker.elected for worker in workers] == [True, False, False]
+    assert [worker.elected for worker in workers].count(True) == 1
 
 
 def test_the_next_goes_on_where_the_last_was(
@@ -59,11 +59,11 @@ def test_the_next_goes_on_where_the_last_was(
 ) -> None:
     """When the elected one ends another takes over by a watch, and what happened since is there."""
     first = start(lambda: source)
+    seen(first.store, "default/a")  # so that it is the first that is elected
     second = start(lambda: source)
-    seen(second.store, "default/a")
     assert source.wait_for_watch(DEADLINE)
+    asked = len(source.requests)  # before: the next asks as soon as the place is free
     first.close(DEADLINE)
-    asked = len(source.requests)
     source.add(pod("b"))
     seen(second.store, "default/b")
     assert second.elected

@@ -33,14 +33,13 @@ is watched should write another one and rename it. Objects become what JSON make
 
 Versions are made here, and mean something to this one source alone: to others they have expired.
 
-May import: ``_errors``, ``_types``; watchfiles and yaml when a source is made.
+May import: ``_errors``, ``_logging``, ``_types``; watchfiles and yaml when a source is made.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import threading
 import time
@@ -53,11 +52,11 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from shmcache._errors import ExpiredError
+from shmcache._logging import get_logger
 from shmcache._types import Event, ListOptions, ListResult, WatchOptions
 
 __all__ = ["DirectorySource"]
 
-_log = logging.getLogger("shmcache.sources.directory")
 
 _STEP_MS = 50
 """A change is taken up when the folder was quiet for so long, or after a second and a half.
@@ -120,6 +119,7 @@ class DirectorySource:
         self.failures = 0
         """How many times a file could not be read or parsed."""
         self._path = os.path.abspath(path)  # so that chdir() does not lead us elsewhere
+        self._log = get_logger("shmcache.sources.directory", resource=self._path)
         self._pattern = pattern.split("/")
         self._wanted = (api_version, kind, namespace)
         self._history_size = history
@@ -288,7 +288,7 @@ class DirectorySource:
     def _failed(self, name: str, data: bytes | None, before: _File | None, why: object) -> _File:
         self.failures += 1
         kept: Mapping[_Key, str] = before.objects if before else {}
-        _log.warning("%s: %s: %s; its last %d objects stay", self._path, name, why, len(kept))
+        self._log.warning("%s: %s: %s; its last %d objects stay", self._path, name, why, len(kept))
         return _File(data, kept)
 
     def _parse(self, name: str, data: bytes) -> Mapping[_Key, str]:
@@ -301,7 +301,9 @@ class DirectorySource:
             wanted = (obj["apiVersion"], key[0], key[1])
             if all(w is None or w == is_ for w, is_ in zip(self._wanted, wanted, strict=True)):
                 if key in objects:
-                    _log.warning("%s: %s: %s twice; the last wins", self._path, name, _text(key))
+                    self._log.warning(
+                        "%s: %s: %s twice; the last wins", self._path, name, _text(key)
+                    )
                 obj["metadata"].pop("resourceVersion", None)
                 objects[key] = json.dumps(obj, sort_keys=True, allow_nan=False)
         return objects
@@ -318,7 +320,7 @@ class DirectorySource:
                 found[key], origins[key] = text, name
         for key, (first, last) in duplicates.items():
             if self._duplicates.get(key) != (first, last):
-                _log.warning(
+                self._log.warning(
                     "%s: %s is in %s and in %s; the last wins",
                     self._path,
                     _text(key),

@@ -25,15 +25,14 @@ a line that is no event                  :class:`~shmcache.ApiError` with status
 A cut watch is no error, because the next watch resumes at the last version that was seen
 (client-go treats it so too).
 
-May import: ``_errors``, ``_types``, ``listwatch``, ``sources._interruptible``, ``sources._tls``;
-msgspec and urllib3 when a source is made.
+May import: ``_errors``, ``_logging``, ``_types``, ``listwatch``, ``sources._interruptible``,
+``sources._tls``; msgspec and urllib3 when a source is made.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import re
 import socket
@@ -43,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from shmcache._errors import ApiError
+from shmcache._logging import Log, get_logger
 from shmcache._types import Event, ListOptions, ListResult, WatchOptions
 from shmcache.listwatch import ListWatch, error_from_status, read_list
 from shmcache.sources._interruptible import Interruptible
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 __all__ = ["list_watch_from_client"]
 
-_log = logging.getLogger("shmcache.sources.kubernetes")
 
 # All in seconds.
 _CONNECT_TIMEOUT = 10.0
@@ -125,6 +124,7 @@ class _Source:
     def __init__(self, connection: _Connection, path: str, selectors: dict[str, str]) -> None:
         self._connection = connection
         self._path = path
+        self._log = get_logger("shmcache.sources.kubernetes", resource=path)
         self._selectors = {key: text for key, text in selectors.items() if text}
 
     def list(self, options: ListOptions) -> ListResult[Any]:
@@ -157,7 +157,7 @@ class _Source:
             query["timeoutSeconds"] = str(options.timeout_seconds)
             silence = options.timeout_seconds + _WATCH_GRACE
         response = self._connection.get_stream(self._path, query, silence)
-        return _WatchStream(response)
+        return _WatchStream(response, self._log)
 
 
 class _Connection:
@@ -263,8 +263,9 @@ class _WatchStream:
     in a read, else the closer. ``close()`` never waits, so a signal handler may call it.
     """
 
-    def __init__(self, response: BaseHTTPResponse) -> None:
+    def __init__(self, response: BaseHTTPResponse, log: Log) -> None:
         self._response = response
+        self._log = log
         self._socket = socket.socket(fileno=os.dup(response.fileno()))
         if self._socket.family in (socket.AF_INET, socket.AF_INET6):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -333,7 +334,7 @@ class _WatchStream:
             try:
                 piece = self._response.read1(_PIECE)
             except (urllib3.exceptions.HTTPError, OSError) as exc:
-                _log.debug("the watch was cut: %s", exc)
+                self._log.debug("the watch was cut: %s", exc)
                 return
             if not piece:
                 return
