@@ -21,6 +21,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "demo": "run a scheduler of several processes against an embedded API server",
     "metrics": "serve Prometheus metrics of all arenas of the machine",
+    "top": "show what all arenas are doing, live: on the terminal, or in a browser",
 }
 
 

@@ -1,0 +1,104 @@
+"""``shmcache top``: what all arenas are doing, live, on a terminal or in a browser.
+
+May import: ``cli._columns``, ``cli._sample``, ``cli._screen``, ``cli._web``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import os
+import shutil
+import sys
+import time
+
+from shmcache.cli._columns import COLUMNS, arranged, find, plain_table
+from shmcache.cli._sample import Sampler
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these arenas (all)")
+    parser.add_argument(
+        "-i",
+        "--interval",
+        type=_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="look this often (%(default)g)",
+    )
+    parser.add_argument(
+        "--sort",
+        choices=[column.id for column in COLUMNS],
+        default="name",
+        metavar="COLUMN",
+        help="sort by it: %(choices)s (%(default)s)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--once", action="store_true", help="print the table once, after SECONDS, and end"
+    )
+    where.add_argument("--web", action="store_true", help="show it in a browser instead")
+    parser.add_argument(
+        "--port", type=_port, default=None, help="of --web (8765); 0: one that is free"
+    )
+    parser.add_argument("--host", default=None, help="loopback address of --web (127.0.0.1)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show what is asked for until the user ends it."""
+    if not options.web and (options.port is not None or options.host is not None):
+        return _wrong("--port and --host are of the browser view: add --web")
+    if options.web:
+        from shmcache.cli._web import serve
+
+        host = "127.0.0.1" if options.host is None else options.host
+        port = 8765 if options.port is None else options.port
+        return serve(options.names, options.interval, host, port)
+    if options.once:
+        return _once(options)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
+        return _wrong(
+            "this is not a terminal that can show a screen. For a line every second: "
+            "shmcache stat -i 1; for one table: shmcache top --once"
+        )
+    if importlib.util.find_spec("textual") is None:
+        return _wrong("the full screen needs textual: pip install 'shmcache[cli]'")
+    from shmcache.cli._screen import show
+
+    return show(Sampler(options.names), options.interval, options.sort)
+
+
+def _once(options: argparse.Namespace) -> int:
+    sampler = Sampler(options.names)
+    sampler.take()
+    time.sleep(options.interval)
+    samples = arranged(sampler.take(), find(options.sort))
+    # In a pipe nothing limits the width, so all columns come.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    print(plain_table(samples, width))
+    return 1 if options.names and any(sample.problem for sample in samples) else 0
+
+
+def _wrong(message: str) -> int:
+    print(f"shmcache top: {message}", file=sys.stderr)
+    return 2
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0.05 <= seconds <= 3600:  # also NaN
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.05 to 3600")
+    return seconds
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
