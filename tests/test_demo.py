@@ -219,7 +219,7 @@ def test_bad_kubeconfig_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     path.write_text("{}")
     assert main(["demo", "--kubeconfig", str(path)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("shmcache: ")
+    assert error.startswith("shmcache demo: ")
     assert str(path) in error
     assert error.count("\n") == 1
 

@@ -1,0 +1,90 @@
+"""Objects of a store as JSON, and as one line for people.
+
+May import: nothing of shmcache.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+__all__ = ["preview", "to_json"]
+
+_CONTROLS = re.compile("[\x7f-\x9f]")
+_PREVIEW_BYTES = 32
+# What says the same of each object of a store, or what its key says already.
+_KNOWN = ("apiVersion", "kind", "metadata")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """``value`` as JSON, in one line unless there is an ``indent``.
+
+    What JSON has no form for: bytes become ``{"base64": "…"}``, datetimes ISO 8601, and keys of
+    maps that are no text their JSON.
+
+    >>> to_json({"data": b"ab", 1: None})
+    '{"data":{"base64":"YWI="},"1":null}'
+    """
+    options: dict[str, Any] = {
+        "default": _simpler,
+        "indent": indent,
+        "separators": (",", ": " if indent else ":"),
+        "ensure_ascii": (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8"),
+    }
+    try:
+        text = json.dumps(value, **options)
+    except TypeError:
+        text = json.dumps(_with_text_keys(value), **options)
+    # JSON allows them in a text, and some terminals obey them.
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def preview(value: Any) -> str:
+    """``value`` in one line for people: JSON without what the key or the kind of store says.
+
+    >>> preview({"metadata": {"name": "web-0"}, "spec": {"nodeName": "n1"}})
+    '{"spec":{"nodeName":"n1"}}'
+    >>> preview(b"plain text"), preview(bytes(3))
+    ('plain text', '000000 (3 bytes)')
+    """
+    if isinstance(value, bytes):
+        return _preview_bytes(value)
+    if isinstance(value, Mapping):
+        telling = {key: value[key] for key in value if key not in _KNOWN}
+        return to_json(telling or value)
+    return to_json(value)
+
+
+def _preview_bytes(data: bytes) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if text.isprintable():
+        return text
+    shown = data[:_PREVIEW_BYTES].hex() + ("…" if len(data) > _PREVIEW_BYTES else "")
+    return f"{shown} ({len(data)} byte{'s' if len(data) != 1 else ''})"
+
+
+def _simpler(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"no JSON for a {type(value).__name__}")
+
+
+def _with_text_keys(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key if isinstance(key, str) else to_json(key): _with_text_keys(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_with_text_keys(item) for item in value]
+    return value

@@ -1,0 +1,167 @@
+"""``shmcache stat``: all figures of one arena, or a line every so many seconds.
+
+May import: the facade, ``cli._arenas``, ``cli._failure``, ``cli._figures``, ``cli._freshness``,
+``cli._json``, ``cli._output``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import shmcache
+from shmcache.cli._arenas import add_name, exists, open_arena
+from shmcache.cli._failure import Failure
+from shmcache.cli._figures import figures, sections
+from shmcache.cli._freshness import freshness
+from shmcache.cli._json import to_json
+from shmcache.cli._output import (
+    Column,
+    Lines,
+    add_output,
+    duration,
+    number,
+    paint,
+    printable,
+    size,
+    until_interrupted,
+)
+
+__all__ = ["add_arguments", "run"]
+
+_COUNTERS = ("writes", "deletes", "pops", "reads")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.epilog = """\
+With -i the first line comes at once and has no rates yet. Ctrl-C ends it.
+READS are those of all processes, each of which reports every 256. OLDEST is
+how long the first item of a queue has waited, REFLECTOR the age of its last
+report: one a second while it is well.
+
+examples:
+  shmcache stat pods
+  shmcache stat pods -i 1                          a line a second
+  shmcache stat queue -i 60 -o csv >> queue.csv    for a plot
+  shmcache stat pods -o json | jq .reflector.contact_age
+"""
+    add_name(parser)
+    parser.add_argument(
+        "-i", "--interval", type=_seconds, metavar="SECONDS", help="print a line that often"
+    )
+    parser.add_argument(
+        "-n", "--count", type=_count, metavar="COUNT", help="with -i: end after that many lines"
+    )
+    add_output(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show the figures."""
+    if options.count and options.interval is None:
+        raise Failure("-n says how many lines: say how often with -i SECONDS", 2)
+    with open_arena(options.name, options.owner) as store:
+        if options.interval is None:
+            _print_once(store, options.output)
+            return 0
+        lines = Lines(_columns(store), options.output)
+        with until_interrupted():
+            for record in itertools.islice(_records(store, options.interval), options.count):
+                lines.show(record)
+    return 0
+
+
+def _print_once(store: shmcache.Store, form: str) -> None:
+    found = figures(store)
+    if form == "json":
+        print(to_json(found, indent=2))
+    elif form == "csv":
+        flat = dict(_flat(found.items()))
+        csv.writer(sys.stdout, lineterminator="\n").writerows([flat, flat.values()])
+    else:
+        for title, lines in sections(found):
+            print(paint(printable(title), "head"))
+            for name, text in lines:
+                print(f"  {name:<17} {printable(text)}")
+
+
+def _flat(figures: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    for name, value in figures:
+        if isinstance(value, dict):
+            yield from _flat((f"{name}.{inner}", item) for inner, item in value.items())
+        else:
+            yield name, to_json(value) if isinstance(value, (bool, list)) else value
+
+
+def _columns(store: shmcache.Store) -> list[Column]:
+    fifo = isinstance(store, shmcache.FIFO)
+
+    def rate(counter: str, hidden: bool = False) -> Column:
+        title = f"{counter.upper()}/s"
+        return Column(
+            f"{counter}_per_second", title, text=number, right=True, width=9, hidden=hidden
+        )
+
+    return [
+        Column("time", text=lambda at: time.strftime("%H:%M:%S", time.localtime(at))),
+        Column("entries", "DEPTH" if fifo else "ENTRIES", text=number, right=True, width=9),
+        rate("writes"),
+        rate("deletes"),
+        rate("pops", hidden=not fifo),
+        rate("reads", hidden=fifo),
+        Column("oldest_age", "OLDEST", text=duration, right=True, width=6, hidden=not fifo),
+        Column("used_bytes", "USED", text=size, right=True, width=7),
+        Column("reflector_age", "REFLECTOR", text=duration, right=True, optional=int(fifo)),
+        Column("reflector", hidden=True),
+    ]
+
+
+def _records(store: shmcache.Store, interval: float) -> Iterator[dict[str, Any]]:
+    """A record now, and one each ``interval`` seconds; they end with the arena."""
+    began = time.monotonic()
+    before: tuple[float, shmcache.Stats] | None = None
+    for round_ in itertools.count(1):
+        at, stats, status = time.monotonic(), store.stats(), store.reflector_status()
+        yield {
+            "time": round(time.time(), 3),
+            "entries": stats.entries,
+            "oldest_age": stats.oldest_age,
+            "used_bytes": stats.used_bytes,
+            "reflector": freshness(status),
+            "reflector_age": status.heartbeat_age,
+        } | {
+            f"{counter}_per_second": before
+            and _rate(getattr(stats, counter) - getattr(before[1], counter), at - before[0])
+            for counter in _COUNTERS
+        }
+        before = at, stats
+        # By the clock and not by the time that it took to print: lines do not drift.
+        time.sleep(max(began + round_ * interval - time.monotonic(), 0.0))
+        if not exists(store.name):
+            raise Failure(f"arena {store.name!r} has been removed: nobody new can attach to it")
+
+
+def _rate(count: int, seconds: float) -> float:
+    return round(count / seconds, 2)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"a number of seconds above 0, not {text!r}")
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number from 1 on, not {text!r}")
+    return int(text)
