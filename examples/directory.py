@@ -1,5 +1,6 @@
 """A folder of manifests as one live cache: edit a file, and every process has the new object.
 
+    pip install 'shmcache[directory]'
     python examples/directory.py --jobs 100 --workers 2
 
 One process follows the folder and writes to the Store; the workers only read. A real program
@@ -9,9 +10,11 @@ would name a folder of its own, such as a mounted ConfigMap, instead of making a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -57,12 +60,16 @@ def main() -> None:
         for number in range(options.jobs):
             write_job(folder, f"job-{number}", size=1)
         workers = [
-            multiprocessing.get_context("spawn").Process(target=work, args=(number, jobs))
+            multiprocessing.get_context("spawn").Process(
+                target=work, args=(number, jobs), daemon=True
+            )
             for number in range(options.workers)
         ]
         try:
+            interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit this
             for worker in workers:
                 worker.start()
+            signal.signal(signal.SIGINT, interrupt)  # so that Ctrl-C is for us alone
             with Reflector(DirectorySource(folder, kind="Job"), "v1/Job", jobs):
                 jobs.wait_for_sync()
                 (folder / "job-0.json").unlink()
@@ -77,4 +84,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        main()

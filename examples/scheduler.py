@@ -1,5 +1,6 @@
 """A Kubernetes scheduler of several processes that share one cache and one queue.
 
+    pip install 'shmcache[kubernetes]'
     python examples/scheduler.py                              # embedded API server, made-up load
     python examples/scheduler.py --kubeconfig ~/.kube/config  # your cluster, until Ctrl-C
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import multiprocessing
 import signal
 from collections import Counter
@@ -37,7 +39,6 @@ def choose_node(pod: dict[str, Any], nodes: Store, pods_per_node: Counter[str]) 
 
 def work(server: str, kubeconfig: str, nodes: Store, bound: Store, pods: FIFO) -> None:
     """Bind pods until the queue is shut down. The handles have attached again in this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends us
     core = connect(server, kubeconfig)
     assumed: dict[str, str] = {}  # bound by this worker, and not shown by the watch yet
     while True:
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--pods", type=int, default=200, help="to make without a cluster")
     options = parser.parse_args()
+    logging.basicConfig()  # so that a server that cannot be reached is heard of
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         server = "" if options.kubeconfig else stack.enter_context(ApiServer()).url
         core = connect(server, options.kubeconfig)
@@ -106,12 +108,15 @@ def main() -> None:
             stack.enter_context(Reflector(source, None, store))
         nodes.wait_for_sync()
         bound.wait_for_sync()
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit this
         for _ in range(options.workers):
             arguments = (server, options.kubeconfig, nodes, bound, pods)
             worker = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
             worker.start()
             stack.callback(worker.join)
         stack.callback(pods.shutdown)  # what is entered last is left first
+        signal.signal(signal.SIGINT, interrupt)  # Ctrl-C ends us, and we end the workers
+        print("scheduling", flush=True)
         if server:
             make_load(core, options.pods)
         while options.kubeconfig or len(bound) < options.pods:

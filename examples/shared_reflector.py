@@ -1,5 +1,6 @@
 """A fleet without a special process: each worker runs the same line, and one of them is elected.
 
+    pip install 'shmcache[directory]'
     python examples/shared_reflector.py --workers 3
 
 The elected worker follows a folder of manifests and fills the Store; the others read, and stand
@@ -9,6 +10,7 @@ by. Here the elected one is killed, and the folder changes afterwards: the other
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -58,12 +60,16 @@ def main() -> None:
         folder = Path(directory)
         write_job(folder, "first")
         workers = [
-            multiprocessing.get_context("spawn").Process(target=work, args=(number, NAME, folder))
+            multiprocessing.get_context("spawn").Process(
+                target=work, args=(number, NAME, folder), daemon=True
+            )
             for number in range(options.workers)
         ]
         try:
+            interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit this
             for worker in workers:
                 worker.start()
+            signal.signal(signal.SIGINT, interrupt)  # so that Ctrl-C is for us alone
             wait_for(jobs, "first")
             elected = jobs.reflector_status().pid
             os.kill(elected, signal.SIGKILL)
@@ -78,4 +84,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        main()

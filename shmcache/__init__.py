@@ -3,7 +3,7 @@
 source (list, watch) → reflector → codec → arena → Store / FIFO → worker.
 A source never sees a store. The reflector never sees bytes. The core never sees a Python object.
 A worker never sees a source. This file only re-exports; everything else is private, except
-``shmcache.sources`` and ``shmcache.demo``.
+``shmcache.sources``, ``shmcache.testing`` and ``shmcache.demo``.
 """
 
 import importlib.util

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -37,6 +38,7 @@ class Background:
         # Re-entrant, because a signal handler may call stop() in the thread that holds it.
         self._lock = threading.RLock()
         self._claimed = False  # guarded by _lock: start() or run() was called
+        self._pid: int | None = None  # of the process that called it
         self._thread: threading.Thread | None = None
         self._runner: int | None = None
 
@@ -77,8 +79,13 @@ class Background:
         None waits as long as it takes: a pause ends at once, a call into somebody else's code
         when that returns. Returns whether the work has ended. May be called from any thread,
         more than once, and before :meth:`start`; from the work's own thread (a callback, a
-        signal handler) it does not wait.
+        signal handler) it does not wait. In a forked child there is nothing to end, and the
+        parent's work goes on.
         """
+        if self._pid not in (None, os.getpid()):
+            # Its threads are not here, its locks may be held by them for ever, and what it would
+            # interrupt (a connection) is the parent's too.
+            return True
         self._stopping.set()
         self._interrupt()
         if self._runner == threading.get_ident():
@@ -128,6 +135,7 @@ class Background:
                 raise RuntimeError(f"{self._role} {self.name!r} runs once: make a new one")
             self._prepare()
             self._claimed = True
+            self._pid = os.getpid()
 
     def _run(self, stop_event: threading.Event | None) -> None:
         self._runner = threading.get_ident()

@@ -10,12 +10,15 @@ import math
 import queue
 import sys
 import time
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from shmcache._errors import CodecError
 from shmcache._ports import Codec, KeyFunc
 from shmcache.keys import meta_namespace_key_func
 from shmcache.store import Store, _at_least_zero, _checked
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["FIFO"]
 
@@ -57,6 +60,9 @@ class FIFO(Store):
     """
 
     _kind: ClassVar[str] = "FIFO"
+
+    _waiter: asyncio.Future[object] | None = None
+    """The wait of this handle's consumers in an event loop, the last that there was."""
 
     @classmethod
     def attach(
@@ -158,13 +164,15 @@ class FIFO(Store):
     async def pop_async(self, timeout: float | None = None) -> Any:
         """As :meth:`pop`, for asyncio. Cancelling it never loses an item.
 
-        Threads of the loop's default executor wait, in short slices; the item is taken by the
-        loop's own thread, between two suspensions.
+        A thread of the loop's default executor waits for all consumers of the loop, in short
+        slices, so that any number of them leaves the others to the rest of the program; the item
+        is taken by the loop's own thread, between two suspensions.
         """
         import asyncio  # 3 MB, and 20 ms of every import of shmcache
 
         deadline = math.inf if timeout is None else time.monotonic() + (_checked(timeout) or 0.0)
-        run = asyncio.get_running_loop().run_in_executor
+        loop = asyncio.get_running_loop()
+        run = loop.run_in_executor
         hand: builtins.list[_Popped] = []
         while True:
             try:
@@ -183,7 +191,13 @@ class FIFO(Store):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise queue.Empty
-            await run(None, self._core.wait_ready, min(remaining, _ASYNC_SLICE_SECONDS))
+            waiter = self._waiter
+            if waiter is None or waiter.done() or waiter.get_loop() is not loop:
+                slice_seconds = min(remaining, _ASYNC_SLICE_SECONDS)
+                waiter = self._waiter = run(None, self._core.wait_ready, slice_seconds)
+                waiter.add_done_callback(_retrieve)
+            # Not awaited itself: cancelling one consumer must not cancel the wait of the others.
+            await asyncio.wait((waiter,), timeout=min(remaining, _ASYNC_SLICE_SECONDS))
 
     def qsize(self) -> int:
         """How many items are queued."""
@@ -214,3 +228,9 @@ class FIFO(Store):
             f"its {len(data)} bytes are in .obj: {cause!r}",
             data,
         )
+
+
+def _retrieve(waiter: asyncio.Future[object]) -> None:
+    """Take note of an error of the wait: the consumer gets the same from its next look."""
+    if not waiter.cancelled():
+        waiter.exception()

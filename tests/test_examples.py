@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from tests.running import EXAMPLES, Program
+
 DEADLINE = 120.0
 
 
@@ -58,9 +63,79 @@ def test_scheduler_binds_all_pods() -> None:
     assert "40 pods bound" in out
 
 
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_process_pool_reads_what_changes(method: str) -> None:
+    """Under every start method the tasks see the second content, by both ways of a handle."""
+    out = run("process_pool.py", "--tasks", "50", "--workers", "2", "--start-method", method)
+    assert out.startswith("50 people\nthen 100, counted by")
+    assert out.endswith("and 100 in two halves\n")
+
+
+@pytest.mark.parametrize(
+    ("children", "arguments"),
+    [
+        (2, ["fork_workers.py", "--jobs", "50000", "--workers", "2"]),
+        (3, ["directory.py", "--jobs", "4000"]),
+        (4, ["shared_reflector.py", "--workers", "3"]),
+        (3, ["scheduler.py", "--pods", "100000"]),
+        (3, ["process_pool.py", "--tasks", "20000", "--start-method", "fork"]),
+        (4, ["process_pool.py", "--tasks", "20000", "--start-method", "spawn"]),
+    ],
+    ids=["fork_workers", "directory", "shared_reflector", "scheduler", "pool-fork", "pool-spawn"],
+)
+def test_ctrl_c_ends_them_quietly(tmp_path: Path, children: int, arguments: list[str]) -> None:
+    """Interrupted from a terminal, an example and its children end, without a traceback and
+    without an arena that is left."""
+    if arguments[0] in ("directory.py", "shared_reflector.py"):
+        pytest.importorskip("watchfiles")
+        pytest.importorskip("yaml")
+    if arguments[0] == "scheduler.py":
+        pytest.importorskip("kubernetes")
+        pytest.importorskip("msgspec")
+    with Program(tmp_path / "log", *arguments) as program:
+        # With those of the spawn method is the tracker of resources.
+        program.until(
+            lambda: (
+                sum(map(ignores_ctrl_c, program.children())) >= children
+                and not ignores_ctrl_c(program.pid)
+            ),
+            "its children are at work",
+        )
+        if arguments[0] == "process_pool.py":  # the pool itself cannot stand it while it starts
+            program.until_said("people")
+        arenas, pids = program.arenas(), program.children()
+        assert arenas
+        program.ctrl_c()
+        assert program.wait() == 0, program.output
+        assert "Traceback" not in program.output
+    assert [path for path in arenas if os.path.exists(path)] == []
+    while any(map(is_alive, pids)):  # the tracker of resources ends a moment later
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; a process that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def ignores_ctrl_c(pid: int) -> bool:
+    """Whether a Ctrl-C is not for it."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    ignored = re.search(r"^SigIgn:\s*(\w+)", status, re.MULTILINE)
+    return ignored is not None and bool(int(ignored[1], 16) >> (signal.SIGINT - 1) & 1)
+
+
 def test_examples_are_all_tested() -> None:
     """A new example needs a test of its own here."""
     names = {path.name for path in EXAMPLES.glob("*.py")}
     assert names == {
-        "directory.py", "fork_workers.py", "scheduler.py", "shared_reflector.py",
+        "directory.py", "fork_workers.py", "process_pool.py", "scheduler.py",
+        "shared_reflector.py",
+        "asyncio_consumers.py", "celery_orders.py", "gunicorn_web.py",  # in tests/examples
     }  # fmt: skip

@@ -73,6 +73,7 @@ MAY_IMPORT = {
     "poller": {"_background", "_logging", "_ports"},
     "listers": {"_errors", "_objects", "_ports", "selectors"},
     "observe": {"_arena", "_attach", "_errors", "_logging", "_types"},
+    "testing": {"_arena", "_errors", "fifo", "keys", "reflector", "sources", "store"},
 }
 
 

@@ -8,6 +8,7 @@ import queue
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -385,6 +386,43 @@ def test_a_cancelled_pop_async_loses_nothing(fifo: FIFO, pod: Any) -> None:
         return got
 
     assert asyncio.run(scenario()) == [f"p{i}" for i in range(30)]
+
+
+class Counting(ThreadPoolExecutor):
+    """An executor that knows how many calls it was given at once, at most."""
+
+    running = most = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        submitted = super().submit(*args, **kwargs)
+        submitted.add_done_callback(self._ended)
+        return submitted
+
+    def _ended(self, _: Any) -> None:
+        self.running -= 1
+
+
+def test_consumers_of_a_loop_share_one_thread(fifo: FIFO, pod: Any) -> None:
+    """Of an executor with one thread twenty consumers use one call at a time, whoever is
+    cancelled or gives up meanwhile, and each item goes to one of them."""
+    executor = Counting(1)
+
+    async def scenario() -> list[str]:
+        asyncio.get_running_loop().set_default_executor(executor)
+        tasks = [asyncio.create_task(fifo.pop_async()) for _ in range(20)]
+        with pytest.raises(queue.Empty):
+            await fifo.pop_async(0.01)
+        for task in tasks[:10]:
+            task.cancel()
+        await asyncio.wait(tasks[:10])
+        for number in range(10):
+            fifo.add(pod(f"p{number}"))
+        return names(await asyncio.gather(*tasks[10:]))
+
+    assert sorted(asyncio.run(scenario())) == [f"p{number}" for number in range(10)]
+    assert executor.most == 1
 
 
 def test_consumers_on_threads_share_the_items(fifo: FIFO) -> None:

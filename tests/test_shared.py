@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import shmcache
 from shmcache import Indexer, ListOptions, SharedReflector, Store, WatchOptions, shared_reflector
 from shmcache.sources.memory import MemorySource
+from tests.procs.control import forked
 
 DEADLINE = 30.0
 SMALL = {"capacity": "1MiB"}
@@ -151,3 +153,37 @@ def test_arguments_that_cannot_be_meant(
     """They are refused at once, and no handle stays open."""
     with pytest.raises(error, match=message):
         shared_reflector(name, *arguments, store_options=SMALL, **options)
+
+
+class Connected(MemorySource):
+    """As if it had a connection, which a forked child would interrupt in the parent too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pid = os.getpid()
+
+    def interrupt(self) -> None:
+        if os.getpid() != self._pid:
+            os._exit(99)
+        super().interrupt()
+
+
+def test_a_forked_child_closes_only_its_own(
+    start: Callable[..., SharedReflector], pod: Callable[..., dict[str, Any]]
+) -> None:
+    """Closed in a forked child, it lets go of the child's handle; the parent's work, and what that
+    is blocked in, is left alone."""
+    source = Connected()
+    worker = start(lambda: source, "v1/Pod")
+    assert worker.store.wait_for_sync(DEADLINE)
+    assert source.wait_for_watch(DEADLINE)
+
+    def child() -> None:
+        worker.close()
+        assert worker.store.closed
+
+    assert forked(child) == 0
+    assert worker.elected
+    source.add(pod("b"))
+    seen(worker.store, "default/b")
+    assert len(source.requests) == 1

@@ -45,7 +45,9 @@ class Endpoint:
             try:
                 load(self.kubeconfig, client_configuration=configuration)
             except Exception as error:  # whatever a file that is no kubeconfig makes it raise
-                raise ApiError(0, f"kubeconfig {self.kubeconfig}: {error}") from error
+                raise ApiError(
+                    0, f"cannot use {self.kubeconfig} as a kubeconfig: {error!r}"
+                ) from error
         else:
             configuration.host = self.url
             configuration.proxy = None  # it is on loopback, whatever the environment says

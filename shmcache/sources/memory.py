@@ -24,6 +24,7 @@ May import: ``_errors``, ``_types``, ``keys``.
 
 from __future__ import annotations
 
+import builtins
 import copy
 import threading
 import time
@@ -173,6 +174,11 @@ class MemorySource:
         with self._changed:
             self._paused = False
             self._changed.notify_all()
+
+    def objects(self) -> builtins.list[dict[str, Any]]:
+        """Copies of what it holds now, in the order of keys; even while it is paused."""
+        with self._changed:
+            return [copy.deepcopy(obj) for _, obj in sorted(self._objects.items())]
 
     def wake(self) -> None:
         """Let the open watches look at the clock again."""

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.running import Program
+
 kubernetes = pytest.importorskip("kubernetes", reason="needs the extra shmcache[kubernetes]")
 pytest.importorskip("msgspec", reason="needs the extra shmcache[kubernetes]")
 
@@ -135,3 +137,39 @@ def test_example_schedules_only_its_pods(core: Any, kubeconfig: str) -> None:
             core.delete_node("example-node")
             for name in ("mine", "foreign"):
                 core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)
+
+
+def test_example_waits_for_room(core: Any, kubeconfig: str, tmp_path: Path) -> None:
+    """Pods beyond the room of the nodes wait, and are bound when there is another node."""
+    namespace = "example-room"
+    core.create_namespace({"metadata": {"name": namespace}})
+
+    def make_node(name: str) -> None:
+        status = {"allocatable": {"cpu": "1", "memory": "1Gi", "pods": "3"}}
+        core.create_node({"metadata": {"name": name}, "status": status})
+
+    def nodes_of_pods() -> list[str]:
+        pods = core.list_namespaced_pod(namespace).items
+        return sorted(pod.spec.node_name or "" for pod in pods)
+
+    pods = [f"pod-{number}" for number in range(5)]
+    spec = {"schedulerName": "shmcache", "containers": [{"name": "c", "image": "busybox"}]}
+    options = ("--kubeconfig", kubeconfig, "--workers", "1")
+    make_node("first")
+    try:
+        for name in pods:
+            core.create_namespaced_pod(namespace, {"metadata": {"name": name}, "spec": spec})
+        with Program(tmp_path / "log", "scheduler.py", *options) as program:
+            program.until(lambda: nodes_of_pods() == ["", "", *["first"] * 3], "the node is full")
+            make_node("second")
+            program.until(
+                lambda: nodes_of_pods() == [*["first"] * 3, *["second"] * 2], "all are bound"
+            )
+            program.ctrl_c()
+            assert program.wait() == 0, program.output
+            assert "Traceback" not in program.output
+    finally:
+        for name in pods:
+            core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)
+        for node in names(core.list_node()) & {"first", "second"}:
+            core.delete_node(node)
