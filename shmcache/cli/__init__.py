@@ -34,6 +34,8 @@ _COMMANDS = {
     "rm": "remove arenas that nobody uses any more",
     "metrics": "serve Prometheus metrics of all arenas of the machine",
     "demo": "run a scheduler of several processes against an embedded API server",
+    "reflect": "keep an arena equal to what an API server or a folder has, until stopped",
+    "bench": "measure shmcache on this machine, beside what Python has",
     "completion": "print a script that makes a shell complete commands and arenas",
 }
 

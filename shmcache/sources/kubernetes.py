@@ -51,7 +51,7 @@ from shmcache.sources._tls import explain_tls_error, is_answer_of_tls
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
-__all__ = ["list_watch_from_client"]
+__all__ = ["list_watch_from_client", "preferred_version"]
 
 
 # All in seconds.
@@ -116,6 +116,23 @@ def list_watch_from_client(
     return ListWatch(
         source.list, source.watch, streams_lists=True, interrupt_func=connection.interrupt
     )
+
+
+def preferred_version(client: Any, group: str) -> str:
+    """Ask the server which version of the API group ``group`` it prefers: ``"v1"`` of ``"apps"``.
+
+    ``client``: as for :func:`list_watch_from_client`. Raises :class:`~shmcache.ApiError`, with
+    status 404 if the server has no such group, and :class:`ConnectionRefusedError`. After the
+    discovery of kubectl, which takes ``deployments.apps`` for ``apps/v1/deployments``.
+    """
+    import msgspec
+
+    path = f"/apis/{quote(group, safe='')}"
+    body = _Connection(client).get_body(path, {})
+    try:
+        return str(msgspec.json.decode(body)["preferredVersion"]["version"])
+    except (msgspec.MsgspecError, ValueError, KeyError, TypeError) as exc:
+        raise ApiError(0, f"GET {path}: the answer is not an API group: {exc}") from exc
 
 
 class _Source:
@@ -369,7 +386,7 @@ def _error_from_response(response: BaseHTTPResponse) -> ApiError:
     try:
         status = msgspec.json.decode(body)
     except (msgspec.MsgspecError, ValueError):
-        status = {"message": f"{response.reason}: {body[:200].decode(errors='replace')}"}
+        status = {"message": f"{response.reason}: {body[:200].decode(errors='replace').strip()}"}
     error = error_from_status(status, response.status, retry_after)
     if error.status == 401:
         return ApiError(401, f"{error.message} ({_UNAUTHORIZED})")

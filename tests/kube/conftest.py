@@ -202,6 +202,29 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         running.stop()
 
 
+@pytest.fixture
+def kubeconfig(cluster: Cluster, tmp_path: Path) -> str:
+    """A file that names the cluster, as kubectl would use it."""
+    with contextlib.closing(cluster.client()) as client:
+        authority = client.configuration.ssl_ca_cert
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "clusters": [
+            {
+                "name": "test",
+                "cluster": {"server": cluster.host, "certificate-authority": authority},
+            }
+        ],
+        "users": [{"name": "test", "user": {"token": cluster.TOKEN}}],
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
 class Pods:
     """The pods of one namespace, as another client of the API server handles them."""
 

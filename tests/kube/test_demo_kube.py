@@ -25,29 +25,6 @@ EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "scheduler.py"
 
 
 @pytest.fixture
-def kubeconfig(cluster: Any, tmp_path: Path) -> str:
-    """A file that names the cluster, as kubectl would use it."""
-    with contextlib.closing(cluster.client()) as client:
-        authority = client.configuration.ssl_ca_cert
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "test",
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        "clusters": [
-            {
-                "name": "test",
-                "cluster": {"server": cluster.host, "certificate-authority": authority},
-            }
-        ],
-        "users": [{"name": "test", "user": {"token": cluster.TOKEN}}],
-    }
-    path = tmp_path / "kubeconfig"
-    path.write_text(json.dumps(config))
-    return str(path)
-
-
-@pytest.fixture
 def core(cluster: Any) -> Iterator[Any]:
     with contextlib.closing(cluster.client()) as client:
         yield kubernetes.client.CoreV1Api(client)
