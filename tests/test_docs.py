@@ -14,37 +14,26 @@ from pathlib import Path
 import pytest
 
 import shmcache
+from tests import pages
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = pages.ROOT
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.rglob("_native/*.md")]
 )
-BLOCK = re.compile(r"^```python(?P<note>[^\n]*)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
+RUN = [
+    path
+    for path in DOCUMENTS
+    if any(b.language in {"python", "console"} for b in pages.blocks(path))
+]
 
 
-def code_blocks() -> list[pytest.param]:
-    found = []
-    for path in DOCUMENTS:
-        for number, match in enumerate(BLOCK.finditer(path.read_text())):
-            marks = []
-            if note := match["note"].strip().removeprefix("skip: "):
-                marks.append(pytest.mark.skip(reason=note))
-            name = f"{path.relative_to(ROOT)}:{number}"
-            found.append(pytest.param(match["code"], id=name, marks=marks))
-    return found
-
-
-@pytest.mark.parametrize("code", code_blocks())
-def test_code_blocks_run(code: str, tmp_path: Path) -> None:
-    """Each Python block of a document runs as a program of its own, quietly."""
-    program = tmp_path / "block.py"  # a file, because spawned children import it
-    program.write_text(code)
-    done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
+@pytest.mark.parametrize("path", RUN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_page_says_happens(path: Path, tmp_path: Path) -> None:
+    """Followed from the top, each program and command of a page does what the page says."""
+    if names := pages.missing(path):
+        pytest.skip(f"needs {', '.join(names)}")
+    assert not (wrong := pages.run(path, tmp_path)), "\n\n".join(wrong)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -52,6 +41,62 @@ def test_links_lead_somewhere(path: Path) -> None:
     """Every relative link of a document names a file that is there."""
     for target in LINK.findall(path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_manifests_can_be_read(path: Path) -> None:
+    """Each YAML block of a document is YAML, and of each object of Kubernetes the kind is known."""
+    yaml = pytest.importorskip("yaml")
+    for block in pages.blocks(path):
+        for document in yaml.safe_load_all(block.text) if block.language == "yaml" else ():
+            assert isinstance(document, dict), block.line
+            if "apiVersion" in document:
+                assert document["kind"], block.line
+                assert document["metadata"]["name"], block.line
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_to_save_are_named(path: Path) -> None:
+    """The line above a file that the reader is to save has its name: fences do not show theirs."""
+    lines = path.read_text().splitlines()
+    for block in pages.blocks(path):
+        if block.file:
+            assert f"`{block.file}`" in "".join(lines[block.line - 3 : block.line - 1]), block.line
+
+
+def documented(page: str) -> set[str]:
+    """The names that a page of the reference is about."""
+    text = (ROOT / "docs/reference" / page).read_text()
+    return set(re.findall(r"^(?:\.\. auto\w+:: |\| `)(\w+)(?:`.*)?$", text, re.MULTILINE))
+
+
+def test_the_reference_has_every_name() -> None:
+    """What shmcache exports is in the reference, each name once, and nothing else is."""
+    errors = {
+        name
+        for name in shmcache.__all__
+        if isinstance(getattr(shmcache, name), type)
+        and issubclass(getattr(shmcache, name), Exception)
+    }
+    assert documented("errors.md") == errors
+    assert documented("api.rst") == set(shmcache.__all__) - errors
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """Sphinx has nothing to complain of: no link leads nowhere, no docstring is malformed."""
+    for needed in ("sphinx", "furo", "myst_parser", "sphinx_copybutton", "prometheus_client"):
+        pytest.importorskip(needed, reason=f"the site needs {needed}: pip install 'shmcache[docs]'")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", "-d", tmp_path / "trees"]
+    done = subprocess.run(
+        [*command, ROOT / "docs", tmp_path / "site"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site/tutorial.html").exists()
 
 
 def modules() -> list[str]:
