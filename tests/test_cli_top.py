@@ -324,8 +324,8 @@ def test_wrong_usage_is_exit_2(
 
 
 def test_an_impossible_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """A NAME that no arena can have is said before anything is shown."""
-    assert main(["top", "--once", "-i", "0.05", "a/b"]) == 1
+    """A NAME that no arena can have is wrong usage, said before anything is shown."""
+    assert main(["top", "--once", "-i", "0.05", "a/b"]) == 2
     assert "'a/b' cannot be the name of an arena" in capsys.readouterr().err
 
 

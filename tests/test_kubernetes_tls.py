@@ -47,6 +47,7 @@ class Certificates:
         for name in ("ca", "stranger"):
             self._openssl(
                 *("req", "-x509", "-subj", f"/CN={name}", "-days", "7"),
+                *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),  # Python 3.13 is strict
                 *("-keyout", f"{name}.key", "-out", f"{name}.crt"),
                 *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
             )
@@ -60,7 +61,10 @@ class Certificates:
         return str(self.folder / name)
 
     def _sign(self, name: str, alternative: str, days: int = 7, ca: str = "ca") -> None:
-        (self.folder / f"{name}.ext").write_text(f"subjectAltName={alternative}\n")
+        (self.folder / f"{name}.ext").write_text(
+            f"subjectAltName={alternative}\n"
+            "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+        )
         self._openssl(
             *("req", "-new", "-subj", f"/CN={name}", "-keyout", f"{name}.key"),
             *("-out", f"{name}.csr", "-newkey", "ec"),

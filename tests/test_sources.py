@@ -82,7 +82,7 @@ def test_our_own_are_registered() -> None:
     """Every source of the package has its entry point, and each leads to a callable."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     entries = project["entry-points"][sources.__name__]
-    modules = {path.stem for path in (ROOT / "shmcache/sources").glob("[!_]*.py")}
+    modules = {path.stem for path in Path(sources.__file__).parent.glob("[!_]*.py")}
     assert set(entries) == modules
     for value in entries.values():
         module, _, name = value.partition(":")
