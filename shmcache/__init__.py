@@ -29,6 +29,7 @@ from shmcache._errors import (
     ArenaNotFoundError,
     ArenaPermissionError,
     CapacityError,
+    ClaimLostError,
     ClosedError,
     CodecError,
     CorruptArenaError,
@@ -66,7 +67,9 @@ from shmcache._ports import (
 )
 from shmcache._types import (
     ArenaInfo,
+    DeadLetter,
     Event,
+    InFlight,
     ListOptions,
     ListResult,
     ReflectorStats,
@@ -75,6 +78,7 @@ from shmcache._types import (
     WatchOptions,
     WorkerInfo,
 )
+from shmcache.claims import Claim
 from shmcache.codecs import MsgpackCodec, MsgspecCodec, RawCodec
 from shmcache.fifo import FIFO
 from shmcache.indexer import Indexer
@@ -144,15 +148,19 @@ __all__ = [
     "ArenaPermissionError",
     "Backoff",
     "CapacityError",
+    "Claim",
+    "ClaimLostError",
     "ClosedError",
     "Codec",
     "CodecError",
     "CorruptArenaError",
+    "DeadLetter",
     "Enumerator",
     "Event",
     "ExpiredError",
     "FieldSelector",
     "GetFunc",
+    "InFlight",
     "IncompatibleArenaError",
     "Index",
     "IndexExistsError",

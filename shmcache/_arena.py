@@ -61,6 +61,7 @@ class Opening:
         mode: int = 0o600,
         owner: int | str | None = None,
         indexes: Sequence[str] = (),
+        max_attempts: int = 0,
     ) -> None:
         if mode not in (0o600, 0o660):
             raise ValueError(
@@ -72,6 +73,7 @@ class Opening:
         self.owner = _uid(owner)
         self.kind = kind
         self.indexes = list(indexes)
+        self.max_attempts = max_attempts
         self.codec = codec
         self.decode = decode
         self.cache_bytes = cache_bytes
@@ -94,6 +96,7 @@ class Opening:
                         self.codec,
                         self.mode,
                         self.indexes,
+                        self.max_attempts,
                         name,
                         self.decode,
                         self.cache_bytes,

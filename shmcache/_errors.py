@@ -16,6 +16,7 @@
     ├── IndexExistsError      (ValueError)         add_indexers: the arena has one of that name
     ├── IndexFuncError        (ValueError)         an index function failed, or gave no list of str
     ├── NotFoundError         (KeyError)           a lister has not what was asked for by name
+    ├── ClaimLostError                             the end of a claim that was taken away before
     ├── LockTimeoutError      (TimeoutError)       a living process holds the lock too long
     ├── ReflectorRunningError                      the store has a living reflector already
     ├── SelectorError         (ValueError)         a label or field selector that cannot be parsed
@@ -40,6 +41,7 @@ __all__ = [
     "ArenaNotFoundError",
     "ArenaPermissionError",
     "CapacityError",
+    "ClaimLostError",
     "ClosedError",
     "CodecError",
     "CorruptArenaError",
@@ -145,6 +147,14 @@ class NotFoundError(ShmCacheError, KeyError):
     """A lister has no object of that name, or none that belongs to it."""
 
     __str__ = IndexNotFoundError.__str__
+
+
+class ClaimLostError(ShmCacheError):
+    """``done()`` of a claim that is not this process's any more.
+
+    Its lease ran out, or the handle was closed, or a forked child asks for its parent's: the item
+    went back to the queue, and somebody else may have handled it, or does now.
+    """
 
 
 class LockTimeoutError(ShmCacheError, TimeoutError):

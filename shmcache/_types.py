@@ -11,7 +11,9 @@ from typing import Generic, TypeVar
 
 __all__ = [
     "ArenaInfo",
+    "DeadLetter",
     "Event",
+    "InFlight",
     "ListOptions",
     "ListResult",
     "ReflectorStats",
@@ -168,6 +170,10 @@ class Stats:
     it lists, asks for ``stats``, or closes; what a killed one had not told is lost."""
     read_misses: int
     """Those of them that had to decode."""
+    in_flight: int
+    """Items of a FIFO that are claimed."""
+    dead_letters: int
+    """Items of a FIFO whose last permitted claim has failed."""
     oldest_age: float | None
     """Seconds since the item that is popped next was queued, to some milliseconds; an update does
     not make it younger. None if nothing is queued, and for a Store or Indexer."""
@@ -193,7 +199,30 @@ class WorkerInfo:
     pid: int
     """As its process knows itself: in another PID namespace the number is another's."""
     pops: int
-    """Items that it has taken from the queue."""
+    """Items that it has popped, or whose claim it has ended as done."""
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight(Generic[T]):
+    """An item that a consumer has claimed."""
+
+    key: str
+    item: T
+    pid: int
+    """Of the consumer, as its process knows itself."""
+    attempt: int
+    """1 for the first claim."""
+    lease: float | None
+    """Seconds until the claim has failed, None for as long as its process lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter(Generic[T]):
+    """An item of which ``max_attempts`` claims have failed."""
+
+    key: str
+    item: T
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from shmcache._errors import CodecError
 from shmcache._ports import Codec, KeyFunc
+from shmcache._types import DeadLetter, InFlight
+from shmcache.claims import Claim
 from shmcache.keys import meta_namespace_key_func
 from shmcache.store import Store, _at_least_zero, _checked
 
@@ -29,6 +31,9 @@ __all__ = ["FIFO"]
 # with one that neither covers. What is being decoded says whose error it is.
 _Popped = tuple[str, bytes, int]
 
+# Key, payload, what the core knows the claim by, failures before: as above.
+_Claimed = tuple[str, bytes, tuple[int, int, int], int]
+
 # A cancelled pop_async leaves a thread of the executor asleep for at most this long.
 _ASYNC_SLICE_SECONDS = 0.1
 
@@ -41,8 +46,10 @@ class FIFO(Store):
     goes to the tail. Every item goes to exactly one :meth:`pop`, whichever processes and threads
     call it; killed consumers and producers hinder nobody.
 
-    Delivery is at most once: an item leaves the queue before it is returned, so a consumer that
-    fails must add it back (:meth:`add_if_not_present`, which never replaces a newer version).
+    Delivery by :meth:`pop` is at most once: an item leaves the queue before it is returned, so a
+    consumer that fails must add it back (:meth:`add_if_not_present`, which never replaces a newer
+    version), and what a killed one had is lost. By :meth:`claim` it is at least once: the item
+    stays until the work is done.
 
     ``has_synced`` and ``wait_for_sync`` are true once the items of the first :meth:`replace` have
     been popped or deleted (client-go's ``HasSynced``): wait for it where items are consumed, not
@@ -63,6 +70,61 @@ class FIFO(Store):
 
     _waiter: asyncio.Future[object] | None = None
     """The wait of this handle's consumers in an event loop, the last that there was."""
+
+    @classmethod
+    def create(
+        cls,
+        name: str | None = None,
+        *,
+        max_attempts: int = 0,
+        key_func: KeyFunc = meta_namespace_key_func,
+        codec: Codec | None = None,
+        capacity: int | str = "1GiB",
+        cache: int | str = "64MiB",
+        lock_timeout: float = 10.0,
+        mode: int = 0o600,
+    ) -> Self:
+        """As :meth:`Store.create`. ``max_attempts``: after so many failed claims an item is a dead
+        letter, 0 for never; it belongs to the arena, whoever attaches."""
+        self = cls._prepare(
+            True,
+            key_func,
+            codec,
+            cache,
+            lock_timeout,
+            mode=mode,
+            max_attempts=_attempts(max_attempts),
+        )
+        self._create(name, capacity)
+        return self
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        *,
+        max_attempts: int = 0,
+        key_func: KeyFunc = meta_namespace_key_func,
+        codec: Codec | None = None,
+        capacity: int | str = "1GiB",
+        cache: int | str = "64MiB",
+        lock_timeout: float = 10.0,
+        mode: int = 0o600,
+        owner: int | str | None = None,
+    ) -> Self:
+        """As :meth:`Store.open`; ``max_attempts`` as for :meth:`create`, if it creates."""
+        self = cls._prepare(
+            True,
+            key_func,
+            codec,
+            cache,
+            lock_timeout,
+            mode=mode,
+            owner=owner,
+            max_attempts=_attempts(max_attempts),
+        )
+        self._open(name, capacity)
+        return self
 
     @classmethod
     def attach(
@@ -199,13 +261,75 @@ class FIFO(Store):
             # Not awaited itself: cancelling one consumer must not cancel the wait of the others.
             await asyncio.wait((waiter,), timeout=min(remaining, _ASYNC_SLICE_SECONDS))
 
+    def claim(self, timeout: float | None = None, lease: float | None = None) -> Claim[Any]:
+        """Take the oldest item and keep it in flight until the claim ends: work that is not lost.
+
+        ``with fifo.claim() as item:`` is done when the block is, and gives the item back if that
+        raises (see :class:`~shmcache.Claim`). It also goes back, to its old place and with one
+        attempt more, when this process dies, however it does: the kernel says so, no clock. Who
+        waits in ``pop`` or ``claim`` gets it within some 100 milliseconds. ``lease``: seconds after
+        which it goes back although this process lives; None for never.
+
+        Until the claim ends nobody gets the same key: a newer version that is added meanwhile
+        waits, and replaces what failed. A delete, or a ``replace``, of what is in flight keeps it
+        from coming back. What is in flight is not in ``get``, ``list`` and ``len``; ``in_flight``
+        has it. After ``max_attempts`` (of :meth:`create`) it is in ``dead_letters``.
+
+        Blocks, and raises :class:`queue.Empty` and :class:`~shmcache.ShutDown`, as :meth:`pop`. A
+        payload that the codec cannot decode is a :class:`~shmcache.CodecError`, and has failed.
+
+        client-go has nothing of the kind: its ``Pop`` leaves what a dead consumer had to the next
+        list.
+        """
+        if lease is not None and not lease > 0:
+            raise ValueError(f"lease is seconds above 0, or None for no end, and not {lease!r}")
+        hand: builtins.list[_Claimed] = []
+        decoding: _Claimed | None = None
+        try:
+            self._core.claim(lease, None if timeout is None else _at_least_zero(timeout), hand)
+            decoding = hand[0]
+            key, data, token, failures = decoding
+            return Claim(self._core, key, self._codec.decode(data), token, failures + 1)
+        except BaseException as error:
+            if decoding is not None and isinstance(error, Exception):
+                self._core.end_claim(decoding[2], 1)
+                raise self._undecodable((decoding[0], decoding[1], 0), error) from error
+            if hand:
+                self._core.end_claim(hand[0][2], 2)
+            raise
+
+    def in_flight(self) -> builtins.list[InFlight[Any]]:
+        """What consumers have claimed, in the order of the claims. What a dead one had is gone
+        back to the queue before, if this handle is writable."""
+        return [
+            InFlight(key, self._decode((key, data, 0)), pid, failures + 1, lease)
+            for key, data, failures, pid, lease in self._core.held(False)
+        ]
+
+    def dead_letters(self) -> builtins.list[DeadLetter[Any]]:
+        """What failed ``max_attempts`` times, in the order of its last claims. The key can be added
+        again all the same."""
+        return [
+            DeadLetter(key, self._decode((key, data, 0)), failures)
+            for key, data, failures, _, _ in self._core.held(True)
+        ]
+
+    def retry(self, key: str) -> bool:
+        """Queue a dead letter again, at the tail and with all its attempts; unless a newer version
+        of the key is there, which then stands for it. Whether there was one."""
+        return self._core.settle_dead(key, False)
+
+    def drop(self, key: str) -> bool:
+        """Remove a dead letter. Whether there was one."""
+        return self._core.settle_dead(key, True)
+
     def qsize(self) -> int:
-        """How many items are queued."""
-        return self._core.size()
+        """How many items could be popped now."""
+        return self._core.waiting()
 
     def empty(self) -> bool:
-        """Whether nothing is queued."""
-        return self._core.size() == 0
+        """Whether nothing could be popped now."""
+        return self._core.waiting() == 0
 
     def shutdown(self, immediate: bool = False) -> None:
         """End the queue for every process: once it is empty, ``pop`` raises ``ShutDown``.
@@ -224,10 +348,23 @@ class FIFO(Store):
     def _undecodable(self, taken: _Popped, cause: Exception) -> CodecError:
         key, data, _ = taken
         return CodecError(
-            f"codec {self._codec.name!r} cannot decode the popped payload of {key!r}; "
+            f"codec {self._codec.name!r} cannot decode the payload of {key!r}; "
             f"its {len(data)} bytes are in .obj: {cause!r}",
             data,
         )
+
+
+def _attempts(max_attempts: int) -> int:
+    if isinstance(max_attempts, bool) or not isinstance(max_attempts, int):
+        raise TypeError(f"max_attempts is an int, not {max_attempts!r}")
+    if not 0 <= max_attempts <= _MOST_ATTEMPTS:
+        raise ValueError(
+            f"max_attempts is 0 (no limit) to {_MOST_ATTEMPTS}, and not {max_attempts}"
+        )
+    return max_attempts
+
+
+_MOST_ATTEMPTS = 65_535
 
 
 def _retrieve(waiter: asyncio.Future[object]) -> None:

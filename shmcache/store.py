@@ -178,6 +178,7 @@ class Store(Mapping[str, Any]):
         mode: int = 0o600,
         owner: int | str | None = None,
         indexes: Sequence[str] = (),
+        max_attempts: int = 0,
     ) -> Self:
         self = cls.__new__(cls)
         self._codec = codec = MsgpackCodec() if codec is None else codec
@@ -212,6 +213,7 @@ class Store(Mapping[str, Any]):
             mode=mode,
             owner=owner,
             indexes=indexes,
+            max_attempts=max_attempts,
         )
         return self
 

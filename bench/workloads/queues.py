@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from operator import itemgetter
+from time import perf_counter
 from typing import Any
 
 import msgpack
@@ -53,6 +55,34 @@ def add_and_pop(scale: Scale, rival: str) -> Iterator[Pair]:
             peer.get()
 
         yield ours, lambda: per_item(put_get, pairs, scale.seconds)
+
+
+@workload(
+    "claim + done",
+    "queue",
+    "claim of a small object and its end, beside pop of such a queue, in one process",
+    {"pop": 2.5},
+)
+def claim_and_done(scale: Scale, rival: str) -> Iterator[Pair]:
+    objects = [{"id": f"job-{n}", "n": n, "done": False} for n in range(1_000)]
+
+    def emptied(fifo: FIFO, take: Callable[[], object]) -> float:
+        """Microseconds an item, without those that fill the queue."""
+        took, taken = 0.0, 0
+        while took < scale.seconds:
+            fifo.add_many(objects)
+            began = perf_counter()
+            for _ in objects:
+                take()
+            took += perf_counter() - began
+            taken += len(objects)
+        return took / taken * 1e6
+
+    with queue(key_func=itemgetter("id")) as claimed, queue(key_func=itemgetter("id")) as popped:
+        yield (
+            lambda: emptied(claimed, lambda: claimed.claim().done()),
+            lambda: emptied(popped, lambda: popped.pop()),
+        )
 
 
 MOST_ITEMS = 200_000

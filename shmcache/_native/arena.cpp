@@ -24,8 +24,6 @@ constexpr auto release = std::memory_order_release;
 
 constexpr uint64_t kAtTheTail = 0;  // no seq is 0
 
-bool key_size_ok(std::string_view key) { return !key.empty() && key.size() <= kMaxKeySize; }
-
 // Of two slots the last bit of `count` names the current one; it is not written to before the count
 // has moved. Copies until a copy is of one count.
 template <typename Copy>
@@ -102,22 +100,48 @@ void Arena::notify_ready() {
 // --- writing ------------------------------------------------------------------------------------
 
 Status Arena::prepare(const Key& key, const Entry& entry, RecordNo& fresh) {
-  const Status s = table_.prepare(key, entry.value, entry.terms_size, fresh);
-  if (s == Status::kOk) postings_.write(fresh, entry.terms);
-  return s;
+  const bool fifo = segment_->kind() == Kind::kFifo;
+  if (Status s = table_.prepare(key, entry.value, fifo ? sizeof(Ticket) : entry.terms_size, fresh);
+      s != Status::kOk) {
+    return s;
+  }
+  if (fifo) {
+    table_.ticket(fresh)->failures.store(0, relaxed);
+  } else {
+    postings_.write(fresh, entry.terms);
+  }
+  return Status::kOk;
 }
 
 // `fresh` is prepared; `place` is where its key belongs now.
-Status Arena::upsert_locked(RecordNo fresh, const Table::Place& place, uint64_t seq) {
+Status Arena::upsert_locked(const Key& key, RecordNo fresh, const Table::Place& place,
+                            uint64_t seq) {
   if (segment_->kind() == Kind::kFifo) {
     Record& r = table_.record(fresh);
+    RecordNo claimed;
+    if (Status s = in_flight(key, claimed); s != Status::kOk) return s;
     // Linked before it is published: publish gives the old record's link to the free list.
     if (place.record != kNoRecord) {
+      const Ticket* old = table_.ticket(place.record);
+      if (old == nullptr) return Status::kCorrupt;
+      table_.ticket(fresh)->failures.store(old->failures.load(relaxed), relaxed);
       r.seq.store(table_.record(place.record).seq.load(relaxed), relaxed);
-      if (Status s = queue_.take_place(fresh, place.record); s != Status::kOk) return s;
+      if (claimed != kNoRecord) {
+        r.next.store(kBehindAClaim, relaxed);
+      } else if (Status s = queue_.take_place(fresh, place.record); s != Status::kOk) {
+        return s;
+      }
     } else {
       r.seq.store(seq == kAtTheTail ? queue_.next_seq() : seq, relaxed);
-      const Status s = seq == kAtTheTail ? queue_.push_tail(fresh) : queue_.push_in_order(fresh);
+      // While somebody works on the key, its newer version waits for the end of that.
+      Status s = Status::kOk;
+      if (claimed != kNoRecord) {
+        r.next.store(kBehindAClaim, relaxed);
+      } else if (seq == kAtTheTail) {
+        s = queue_.push_tail(queue_.waiting(), fresh);
+      } else {
+        s = queue_.push_in_order(fresh);
+      }
       if (s != Status::kOk) return s;
       Meta& m = segment_->meta();
       if (m.populated.load(relaxed) == 0) {
@@ -137,9 +161,12 @@ Status Arena::upsert_locked(RecordNo fresh, const Table::Place& place, uint64_t 
   return table_.publish(fresh, place);
 }
 
-Status Arena::erase_locked(RecordNo record) {
+// `queued`: a FIFO's record is among the waiting.
+Status Arena::erase_locked(RecordNo record, bool queued) {
   if (segment_->kind() == Kind::kFifo) {
-    if (Status s = queue_.unlink(record); s != Status::kOk) return s;
+    if (queued) {
+      if (Status s = queue_.unlink(queue_.waiting(), record); s != Status::kOk) return s;
+    }
     note_drained();
   } else if (segment_->kind() == Kind::kIndexer) {
     if (Status s = postings_.unlink(record); s != Status::kOk) return s;
@@ -189,7 +216,7 @@ Status Arena::upsert(const Entry& entry, Upsert how, uint64_t seq, uint64_t dead
   RecordNo fresh;
   if (Status s = prepare(key, entry, fresh); s != Status::kOk) return guard.end(s);
   table_.begin_mutation();
-  if (Status s = upsert_locked(fresh, place, seq); s != Status::kOk) return guard.end(s);
+  if (Status s = upsert_locked(key, fresh, place, seq); s != Status::kOk) return guard.end(s);
   table_.end_mutation();
   guard.leave();
   wrote = true;
@@ -242,7 +269,9 @@ Status Arena::upsert_many(const std::vector<Entry>& entries, uint64_t deadline) 
   for (size_t i = 0; i < entries.size(); ++i) {
     Table::Place place;
     if (Status s = table_.locate(keys[i], place); s != Status::kOk) return guard.end(s);
-    if (Status s = upsert_locked(fresh[i], place, kAtTheTail); s != Status::kOk) return guard.end(s);
+    if (Status s = upsert_locked(keys[i], fresh[i], place, kAtTheTail); s != Status::kOk) {
+      return guard.end(s);
+    }
   }
   table_.end_mutation();
   guard.leave();
@@ -259,10 +288,21 @@ Status Arena::erase(std::string_view key_text, uint64_t deadline, bool& was_ther
   if (guard.status() != Status::kOk) return guard.status();
   Table::Place place;
   if (Status s = table_.locate(key, place); s != Status::kOk) return guard.end(s);
-  if (place.record == kNoRecord) return Status::kOk;
+  RecordNo claimed;
+  if (Status s = in_flight(key, claimed); s != Status::kOk) return guard.end(s);
+  if (place.record == kNoRecord && claimed == kNoRecord) return Status::kOk;
   table_.begin_mutation();
   add_one(segment_->meta().deletes);
-  if (Status s = erase_locked(place.record); s != Status::kOk) return guard.end(s);
+  if (claimed != kNoRecord) {
+    Ticket* ticket = table_.ticket(claimed);
+    if (ticket == nullptr) return guard.end(Status::kCorrupt);
+    // First: while a newer version is there, the mark says nothing (claims.cpp).
+    ticket->cancelled.store(1, relaxed);
+  }
+  if (place.record != kNoRecord) {
+    const Status s = erase_locked(place.record, claimed == kNoRecord);
+    if (s != Status::kOk) return guard.end(s);
+  }
   table_.end_mutation();
   guard.leave();
   was_there = true;
@@ -278,6 +318,7 @@ void Arena::stage_resource_version(std::string_view text, uint64_t txn) {
   // Who reads a part of what follows sees that the count has moved since (resource_version).
   std::atomic_thread_fence(release);
   next.txn.store(txn, relaxed);
+  next.claims.store(m.claims.load(relaxed), relaxed);
   const uint64_t size = std::min(text.size(), kResourceVersionSize);
   next.size.store(size, relaxed);
   copy_in(next.text, text.data(), size);
@@ -288,8 +329,10 @@ void Arena::stage_resource_version(std::string_view text, uint64_t txn) {
 void Arena::settle_replace(uint64_t generation) {
   Meta& m = segment_->meta();
   const uint64_t next = m.resource_versions.load(relaxed) + 1;
-  const uint64_t txn = m.resource_version[next & 1].txn.load(relaxed);
+  const ResourceVersion& rv = m.resource_version[next & 1];
+  const uint64_t txn = rv.txn.load(relaxed);
   if (txn != 0 && txn <= generation) {
+    m.replaced_claims.store(rv.claims.load(relaxed), relaxed);
     m.populated.store(1, release);  // before the count: see next_is_current
     m.resource_versions.store(next, release);
   }
@@ -334,13 +377,29 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
   std::vector<RecordNo> order;
   order.reserve(entries.size());  // before anything is changed: the only allocation
   Table::Spare spare;
-  if (Status s = table_.clear_spare(table_.index_log2(entries.size()), spare); s != Status::kOk) {
+  const uint64_t held = m.held.load(relaxed);
+  if (Status s = table_.clear_spare(table_.index_log2(entries.size() + held), spare);
+      s != Status::kOk) {
     return s;
+  }
+  std::vector<RecordNo> claimed;  // their keys' new versions are not queued
+  if (held != 0) {
+    claimed.reserve(m.in_flight.count.load(relaxed));
+    for (uint64_t i = 0, n = table_.records_used(); i < n; ++i) {
+      const RecordNo number{static_cast<uint32_t>(i)};
+      if (table_.is(number, Table::Sought::kInFlight)) claimed.push_back(number);
+    }
   }
   const uint64_t old_used = table_.records_used();
   for (uint64_t i = 0; i < old_used; ++i) {
     Record& r = table_.record(RecordNo{static_cast<uint32_t>(i)});
-    if (state_of(r.state.load(relaxed)) == State::kLive) r.txn.store(txn, relaxed);  // doomed
+    const State state = state_of(r.state.load(relaxed));
+    if (state == State::kLive) r.txn.store(txn, relaxed);  // doomed
+    if (state == State::kHeld) {
+      const Status s = Table::place_in(spare, r.hash.load(relaxed),
+                                       RecordNo{static_cast<uint32_t>(i)});
+      if (s != Status::kOk) return s;
+    }
   }
   const uint64_t first_seq = fifo ? queue_.free_seq() : m.next_seq.load(relaxed);
   uint64_t version = m.version.load(relaxed), staged = 0, kept = 0;
@@ -412,12 +471,15 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
   table_.publish_root(spare, indexes);  // here it happens
   m.tombstones.store(0, relaxed);
   m.live.store(order.size(), relaxed);
-  if (fifo) queue_.clear();
+  if (fifo) Queue::clear(queue_.waiting());
   for (uint64_t i = 0; i < used; ++i) {
     const RecordNo number{static_cast<uint32_t>(i)};
     Record& r = table_.record(number);
     const uint64_t state = r.state.load(relaxed);
-    if (state_of(state) == State::kFree || r.txn.load(relaxed) == 0) continue;
+    if (state_of(state) == State::kFree || state_of(state) == State::kHeld ||
+        r.txn.load(relaxed) == 0) {
+      continue;
+    }
     if (ring) table_.push_ring(number);
     if (state_of(state) == State::kStaged) {
       // STAGED with txn 0 is LIVE by the rule; LIVE with this txn would be doomed. So txn first.
@@ -435,8 +497,10 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
     }
   }
   if (fifo) {
+    if (Status s = mark_behind(claimed); s != Status::kOk) return s;
     for (RecordNo number : order) {
-      if (Status s = queue_.push_tail(number); s != Status::kOk) return s;
+      if (table_.record(number).next.load(relaxed) == kBehindAClaim) continue;
+      if (Status s = queue_.push_tail(queue_.waiting(), number); s != Status::kOk) return s;
     }
     note_drained();
   }
@@ -797,17 +861,14 @@ Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& 
   Meta& m = segment_->meta();
   if (closed()) return Status::kClosed;
   if (!segment_->writable()) return Status::kReadOnly;
-  // Empty, seen without the lock: pollers do not disturb producers. Unless DIRTY: then a producer
-  // is at work, or died with an item published and not yet counted.
-  if (m.live.load(acquire) == 0 && m.shut_down.load(acquire) == 0 &&
-      (segment_->control().lock.load(acquire) & kLockDirty) == 0) {
-    return Status::kEmpty;
-  }
+  // Empty, seen without the lock: pollers do not disturb producers.
+  if (nothing_to_take()) return Status::kEmpty;
   Guard guard(*this, Hold::kWrite, deadline);
   if (guard.status() != Status::kOk) return guard.status();
+  if (Status s = reap_if_due(); s != Status::kOk) return guard.end(s);
   RecordNo head = queue_.head();
   if (head == kNoRecord) {
-    if (m.live.load(relaxed) != 0) return guard.end(Status::kCorrupt);
+    if (m.waiting.count.load(relaxed) != 0) return guard.end(Status::kCorrupt);
     return m.shut_down.load(relaxed) != 0 ? Status::kShutDown : Status::kEmpty;
   }
   // Copies first: an item leaves the queue only when its consumer has it.
@@ -836,19 +897,24 @@ Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& 
   }
   table_.begin_mutation();
   for (RecordNo record : taken) {
-    if (Status s = erase_locked(record); s != Status::kOk) {
+    if (Status s = erase_locked(record, true); s != Status::kOk) {
       items.clear();
       return guard.end(s);
     }
   }
-  m.pops.store(m.pops.load(relaxed) + taken.size(), relaxed);
-  std::atomic<uint64_t>& ours = segment_->slot((segment_->owner_id() >> kGenerationBits) - 1).pops;
-  ours.store(ours.load(relaxed) + taken.size(), relaxed);
+  count_pops(taken.size());
   table_.end_mutation();
   guard.leave();
   notify_change();
   if (head != kNoRecord) notify_ready();  // the baton
   return Status::kOk;
+}
+
+void Arena::count_pops(uint64_t more) {
+  std::atomic<uint64_t>& all = segment_->meta().pops;
+  all.store(all.load(relaxed) + more, relaxed);
+  std::atomic<uint64_t>& ours = segment_->slot((segment_->owner_id() >> kGenerationBits) - 1).pops;
+  ours.store(ours.load(relaxed) + more, relaxed);
 }
 
 Status Arena::wait_ready(uint64_t deadline) {
@@ -862,10 +928,11 @@ Status Arena::wait_ready(uint64_t deadline) {
   std::atomic_thread_fence(std::memory_order_seq_cst);  // P7
   // DIRTY: as in try_pop, an item may be there that is not yet counted, and never will be if its
   // producer is dead.
-  if (m.live.load(relaxed) != 0 || m.shut_down.load(relaxed) != 0 ||
+  if (m.waiting.count.load(relaxed) != 0 || m.shut_down.load(relaxed) != 0 ||
       (c.lock.load(relaxed) & kLockDirty) != 0) {
     return Status::kOk;
   }
+  // At most kSleepNs: then the caller looks, and what a dead consumer had comes back to it.
   const int rc = futex_wait(c.ready_word, word, std::min(deadline, now + kSleepNs));
   // Others may still sleep: let the next producer look.
   c.ready_sleepers.store(1);
@@ -925,9 +992,10 @@ Status Arena::shut_down(bool immediate, uint64_t deadline) {
       table_.begin_mutation();
       for (RecordNo head; (head = queue_.head()) != kNoRecord;) {
         if (!table_.valid(head)) return guard.end(Status::kCorrupt);
-        if (Status s = erase_locked(head); s != Status::kOk) return guard.end(s);
+        if (Status s = erase_locked(head, true); s != Status::kOk) return guard.end(s);
         add_one(segment_->meta().deletes);
       }
+      if (Status s = erase_behind(); s != Status::kOk) return guard.end(s);
       table_.end_mutation();
     }
   }

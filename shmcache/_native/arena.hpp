@@ -126,6 +126,29 @@ class Arena {
   // Undo a pop: the entry goes back to the place `seq`. Unless its key has been queued again
   // meanwhile: then the newer version stays where it is, and `wrote` is false.
   Status put_back(const Entry& entry, uint64_t seq, uint64_t deadline, bool& wrote);
+  // Take the oldest and keep it in flight (claims.cpp). `lease_ns` after which it has failed, 0 for
+  // as long as this handle lives. Errors as try_pop.
+  struct Claim {
+    RecordNo record = kNoRecord;
+    uint64_t state = 0;     // of the record
+    uint64_t number = 0;
+    uint64_t failures = 0;  // before this claim
+  };
+  Status try_claim(uint64_t lease_ns, uint64_t deadline, Item& item, Claim& claim);
+  // `ours` is false if the claim has been taken away, and then nothing has happened.
+  enum class End { kDone, kFailed, kReleased };
+  Status end_claim(const Claim& claim, End how, uint64_t deadline, bool& ours);
+  Status renew(const Claim& claim, uint64_t lease_ns, uint64_t deadline, bool& ours);
+  // Copies of what is in flight, or of the dead letters, in the order of their claims.
+  struct Held {
+    Item item;
+    uint64_t claim = 0, failures = 0, deadline_ns = 0;
+    uint32_t pid = 0;  // whose it is
+  };
+  Status held(bool dead, bool with_values, uint64_t deadline, std::vector<Held>& found);
+  bool is_cancelled(const Ticket& ticket) const;
+  // Queue a dead letter again, or drop it.
+  Status settle_dead(std::string_view key, bool drop, uint64_t deadline, bool& was_there);
   // Sleep until the queue may have something (kOk: look again) or until `deadline` (kEmpty).
   Status wait_ready(uint64_t deadline);
   // Copies of all entries, oldest first.
@@ -133,6 +156,8 @@ class Arena {
   // Of the item that is popped next, 0 if there is none: without the lock, for people.
   uint64_t oldest_seq() const;
   Status shut_down(bool immediate, uint64_t deadline);
+  // How many could be popped now: `size` but for those behind claims.
+  uint64_t waiting() const { return segment_->meta().waiting.count.load(std::memory_order_acquire); }
 
   // --- both ---
   uint64_t version() const;
@@ -173,8 +198,21 @@ class Arena {
   Status at_one_instant(uint64_t deadline, Look&& look, Truth&& truth);
   Status upsert(const Entry& entry, Upsert how, uint64_t seq, uint64_t deadline, bool& wrote);
   // `seq`: the place in the queue of a new key.
-  Status upsert_locked(RecordNo fresh, const Table::Place& place, uint64_t seq);
-  Status erase_locked(RecordNo record);
+  Status upsert_locked(const Key& key, RecordNo fresh, const Table::Place& place, uint64_t seq);
+  Status erase_locked(RecordNo record, bool queued);
+  // claims.cpp
+  Status in_flight(const Key& key, RecordNo& record) const;
+  template <typename Each>
+  Status each_of(const RecordList& list, Each&& each) const;
+  bool nothing_to_take() const;
+  bool reap_is_due() const;
+  Status reap_if_due();
+  Status fail_locked(RecordNo held, bool counted);
+  Status erase_dead(RecordNo record);
+  Status mark_behind(const std::vector<RecordNo>& claimed);
+  Status erase_behind();
+  bool holds(const Claim& claim) const;
+  void count_pops(uint64_t more);
   Status copy_record(const Hit& hit, bool with_value, Item& item) const;
   Status examine(View& view, RecordNo record, const Want& want, bool with_values,
                  std::unordered_map<uint32_t, Item>& copies) const;

@@ -190,13 +190,14 @@ class Handle {
 
   static nb::object create(int fd, const char* shm_name, std::string_view kind, uint64_t capacity,
                            std::string_view codec, uint32_t mode,
-                           const std::vector<std::string>& indexes, const std::string& name,
-                           nb::object decode, uint64_t cache_bytes, double lock_timeout) {
+                           const std::vector<std::string>& indexes, uint64_t max_attempts,
+                           const std::string& name, nb::object decode, uint64_t cache_bytes,
+                           double lock_timeout) {
     std::unique_ptr<Segment> segment;
     Finding finding;
     Status s =
-        Segment::create(fd, shm_name, kind_of(kind), capacity, codec, mode, indexes, segment,
-                        finding);
+        Segment::create(fd, shm_name, kind_of(kind), capacity, codec, mode, indexes,
+                        max_attempts, segment, finding);
     if (s != Status::kOk) fail(s, name, describe(finding));
     auto handle = std::make_unique<Handle>(std::move(segment), name, std::move(decode),
                                            cache_bytes, lock_timeout);
@@ -542,6 +543,86 @@ class Handle {
     return s == Status::kOk;
   }
 
+  // As pop: (key, payload, claim, failures) in `hand`, the item in flight. `lease`: seconds or None.
+  void claim(nb::handle lease, nb::handle timeout, nb::list hand) {
+    Use use(*this);
+    const uint64_t deadline = deadline_after(timeout), lease_ns = nanoseconds(lease);
+    Item item;
+    Arena::Claim claim;
+    taking(deadline, [&](uint64_t lock_deadline) {
+      return arena_->try_claim(lease_ns, lock_deadline, item, claim);
+    });
+    try {
+      hand.append(nb::make_tuple(to_str(item.key()), to_bytes(item.value()),
+                                 nb::make_tuple(raw(claim.record), claim.state, claim.number),
+                                 claim.failures));
+    } catch (...) {  // no memory for the Python objects
+      bool ours = false;
+      (void)arena_->end_claim(claim, Arena::End::kReleased, deadline_after(lock_timeout_), ours);
+      throw;
+    }
+  }
+
+  // False: the claim is no longer ours, and nothing has happened. No signal handler runs in here.
+  bool end_claim(nb::tuple claim, int how) {
+    Use use(*this);
+    const Arena::Claim given = claim_of(claim);
+    bool ours = false;
+    check(unsignalled([&](uint64_t deadline) {
+      return arena_->end_claim(given, static_cast<Arena::End>(how), deadline, ours);
+    }));
+    return ours;
+  }
+
+  bool renew(nb::tuple claim, nb::handle lease) {
+    Use use(*this);
+    const Arena::Claim given = claim_of(claim);
+    const uint64_t lease_ns = nanoseconds(lease);
+    bool ours = false;
+    check(unsignalled(
+        [&](uint64_t deadline) { return arena_->renew(given, lease_ns, deadline, ours); }));
+    return ours;
+  }
+
+  // (key, payload, failures, pid, seconds left of the lease or None) of what is in flight, or of the
+  // dead letters.
+  nb::list held(bool dead) {
+    Use use(*this);
+    std::vector<Arena::Held> found;
+    check(locked(kLargeBytes,
+                 [&](uint64_t deadline) { return arena_->held(dead, true, deadline, found); }));
+    const uint64_t now = now_ns();
+    nb::list result;
+    for (const Arena::Held& one : found) {
+      nb::object left = nb::none();
+      if (one.deadline_ns != 0) {
+        left = nb::float_(static_cast<double>(one.deadline_ns - std::min(now, one.deadline_ns)) /
+                          1e9);
+      }
+      result.append(nb::make_tuple(to_str(one.item.key()), to_bytes(one.item.value()),
+                                   one.failures, one.pid, left));
+    }
+    return result;
+  }
+
+  bool settle_dead(nb::handle key, bool drop) {
+    Use use(*this);
+    auto text = utf8(key);
+    if (!text || text->empty() || text->size() > kMaxKeySize) return false;
+    bool was_there = false;
+    check(locked(0, [&](uint64_t deadline) {
+      return arena_->settle_dead(*text, drop, deadline, was_there);
+    }));
+    return was_there;
+  }
+
+  uint64_t waiting() {
+    Use use(*this);
+    const uint64_t count = arena_->waiting();
+    check(count <= arena_->segment().geometry().max_records ? Status::kOk : Status::kCorrupt);
+    return count;
+  }
+
   void shut_down(bool immediate) {
     Use use(*this);
     check(locked(0, [&](uint64_t deadline) { return arena_->shut_down(immediate, deadline); }));
@@ -602,6 +683,8 @@ class Handle {
     d["writes"] = m.writes.load(relaxed);
     d["deletes"] = m.deletes.load(relaxed);
     d["pops"] = m.pops.load(relaxed);
+    d["in_flight"] = m.in_flight.count.load(relaxed);
+    d["dead_letters"] = m.dead.count.load(relaxed);
     d["repairs"] = m.repairs.load(relaxed);
     d["last_repair_ns"] = m.last_repair_ns.load(relaxed);
     d["created_unix_ns"] = segment.header().created_unix_ns;
@@ -945,13 +1028,29 @@ class Handle {
   }
 
   std::vector<Item> take(uint64_t max_items, nb::handle timeout) {
-    const uint64_t deadline = deadline_after(timeout);
     std::vector<Item> items;
+    taking(deadline_after(timeout), [&](uint64_t lock_deadline) {
+      return arena_->try_pop(max_items, lock_deadline, items);
+    });
+    return items;
+  }
+
+  static uint64_t nanoseconds(nb::handle lease) {
+    if (lease.is_none()) return 0;
+    return static_cast<uint64_t>(std::clamp(nb::cast<double>(lease), 1e-9, 1e9) * 1e9);
+  }
+
+  static Arena::Claim claim_of(nb::tuple claim) {
+    return {RecordNo{nb::cast<uint32_t>(claim[0])}, nb::cast<uint64_t>(claim[1]),
+            nb::cast<uint64_t>(claim[2]), 0};
+  }
+
+  // `attempt` until it has something, or there will be nothing, or `deadline`.
+  template <typename Attempt>
+  void taking(uint64_t deadline, Attempt&& attempt) {
     for (;;) {
-      Status s = locked(0, [&](uint64_t lock_deadline) {
-        return arena_->try_pop(max_items, lock_deadline, items);
-      });
-      if (s == Status::kOk) return items;
+      Status s = locked(0, attempt);
+      if (s == Status::kOk) return;
       if (s == Status::kEmpty && deadline > 0) {
         s = blocking([&] { return arena_->wait_ready(deadline); });
         if (s == Status::kOk) {
@@ -982,10 +1081,17 @@ class Handle {
 
   Status return_item(const Entry& entry, uint64_t seq) {
     bool wrote = false;
+    return unsignalled(
+        [&](uint64_t deadline) { return arena_->put_back(entry, seq, deadline, wrote); });
+  }
+
+  // Past signals, whose handlers could raise: what this ends must not end half way.
+  template <typename Call>
+  Status unsignalled(Call&& call) {
     const uint64_t deadline = deadline_after(lock_timeout_);
     WithoutGil nogil;
     for (;;) {
-      const Status s = arena_->put_back(entry, seq, deadline, wrote);
+      const Status s = call(deadline);
       if (s != Status::kInterrupted) return s;
     }
   }
@@ -1327,7 +1433,7 @@ NB_MODULE(_core, m) {
   arena
       .def_static("create", &Handle::create, nb::arg("fd"), nb::arg("shm_name"), nb::arg("kind"),
                   nb::arg("capacity"), nb::arg("codec"), nb::arg("mode"), nb::arg("indexes"),
-                  nb::arg("name"), nb::arg("decode").none(), nb::arg("cache_bytes"), nb::arg("lock_timeout"))
+                  nb::arg("max_attempts"), nb::arg("name"), nb::arg("decode").none(), nb::arg("cache_bytes"), nb::arg("lock_timeout"))
       .def_static("attach", &Handle::attach, nb::arg("fd"), nb::arg("shm_name"), nb::arg("kind"),
                   nb::arg("codec"), nb::arg("writable"), nb::arg("trusted_uid").none(),
                   nb::arg("name"), nb::arg("decode").none(), nb::arg("cache_bytes"),
@@ -1363,6 +1469,13 @@ NB_MODULE(_core, m) {
       .def("put_back", &Handle::put_back, nb::arg("hand"))
       .def("settle", &Handle::settle)
       .def("wait_ready", &Handle::wait_ready, nb::arg("timeout").none())
+      .def("claim", &Handle::claim, nb::arg("lease").none(), nb::arg("timeout").none(),
+           nb::arg("hand"))
+      .def("end_claim", &Handle::end_claim, nb::arg("claim"), nb::arg("how"))
+      .def("renew", &Handle::renew, nb::arg("claim"), nb::arg("lease").none())
+      .def("held", &Handle::held, nb::arg("dead"))
+      .def("settle_dead", &Handle::settle_dead, nb::arg("key").none(), nb::arg("drop"))
+      .def("waiting", &Handle::waiting)
       .def("shut_down", &Handle::shut_down, nb::arg("immediate"))
       .def("size", &Handle::size)
       .def("version", &Handle::version)

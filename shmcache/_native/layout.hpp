@@ -18,32 +18,36 @@
 // therefore longer than the capacity, and sparse. A map is made once and never moves.
 //
 // An entry is a *record* (64 bytes, one cache line, in a table whose cells are records for ever)
-// and an *extent* (key, payload and, of an Indexer, index values, in the heap). Because a record's memory is never anything but
-// a record, its state word is always a state word: a reader that holds a stale record number
-// reads a version that has moved on, never foreign bytes that look like one (no ABA).
+// and an *extent* (key, payload and, of an Indexer, index values, of a FIFO, a Ticket; in the
+// heap). Because a record's memory is never anything but a record, its state word is always a
+// state word: a reader that holds a stale record number reads a version that has moved on, never
+// foreign bytes that look like one (no ABA).
 //
 // The state word of each record is the truth. Index, queue links, postings, free lists, heap
 // headers, and counters are derived: repair rebuilds them from the records.
 //
 // Numbered invariants; they hold whenever the lock is free and not DIRTY. verify.cpp checks each,
 // tests cite them.
-//   I1  The index of the current root holds exactly one word for each LIVE record, on the probe
-//       path of its hash, with its tag, and no other word but empty and tombstone.
-//   I2  No two LIVE records have the same key.
+//   I1  The index of the current root holds exactly one word for each LIVE or HELD record, on the
+//       probe path of its hash, with its tag, and no other word but empty and tombstone.
+//   I2  No two LIVE records have the same key, no two in flight, and no two dead letters.
 //   I3  No record is STAGED, and no LIVE record is doomed (`txn` is 0).
 //   I4  Every byte of the committed heap belongs to exactly one block; blocks that are not free
-//       and not the end mark are the extents of LIVE records, one to one.
+//       and not the end mark are the extents of LIVE and HELD records, one to one.
 //   I5  No two neighbouring blocks are free; each free block is in the free list of its class,
 //       and each list holds nothing else; the bytes and blocks in them are counted.
 //   I6  Every FREE record below `records_used` is in the free record list once, nothing else is.
-//   I7  FIFO: the queue visits every LIVE record once, in ascending `seq`; prev and next agree.
-//   I8  `live`, `tombstones`, `used_bytes` count what is there; `version` is at least the
+//   I7  FIFO: the queue visits every LIVE record whose key is not in flight once, in ascending
+//       `seq`; prev and next agree.
+//   I8  `live`, `held`, `tombstones`, `used_bytes` count what is there; `version` is at least the
 //       version of every record, and no two LIVE records have the same version.
 //   I9  `mutation_seq` is even.
 //   I10 committed watermarks are page multiples within their regions, and their sum is
 //       at most the capacity.
 //   I11 Indexer: each index value of each LIVE record is in the list of its index and value once,
 //       and the lists hold nothing else (postings.hpp).
+//   I12 FIFO: the list of those in flight visits every HELD record with `txn` 0 once, that of the
+//       dead letters every other HELD record, and both are counted. Elsewhere nothing is HELD.
 //
 // Order of every mutation (what a crash between two steps leaves is settled by repair):
 //   add      extent and record fields; state = LIVE (the truth moves); index word; queue link
@@ -58,6 +62,10 @@
 //            LIVE. Then each is settled: its txn to 0, then its state.
 //   reindex  (more secondary indexes) a replace of every entry by itself with its new index
 //            values; the root word also holds the number of indexes, so they appear with it.
+//   claim    the ticket; state = HELD (the truth moves); lists.
+//   done     state = FREE (the truth moves); index word cleared; lists; extent freed.
+//   failed   the ticket counts it, once for a claim; then state = LIVE again, or `txn` = kDeadLetter, or,
+//            where a newer version of the key waits, its seq and ticket first, then state = FREE.
 //   growth   fallocate, then the watermark.
 //
 // Publish/observe pairs (release -> acquire); everything else is relaxed and says why:
@@ -92,12 +100,13 @@ constexpr uint64_t raw(HeapOffset o) { return static_cast<uint64_t>(o); }
 constexpr uint32_t raw(SlotIndex s) { return static_cast<uint32_t>(s); }
 
 constexpr RecordNo kNoRecord{0xffffffffu};
+constexpr RecordNo kBehindAClaim{0xfffffffeu};  // `next` of a LIVE record of a FIFO not queued
 
 enum class Kind : uint32_t { kStore = 1, kFifo = 2, kIndexer = 3 };
 
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kMagic = 0x3165686361636d68;  // "hmcache1", the last store of a creation
-constexpr uint32_t kLayoutVersion = 4;           // bump on any change of this file
+constexpr uint32_t kLayoutVersion = 5;           // bump on any change of this file
 constexpr uint64_t kMaxKeySize = 65535;
 constexpr uint32_t kOwnerSlots = 2047;
 constexpr size_t kCodecNameSize = 32;
@@ -121,6 +130,7 @@ struct Header {
   uint64_t hash_seed[2];
   uint64_t segment_id;  // random: tells a segment from a later one of the same name
   uint64_t created_unix_ns;
+  uint64_t max_attempts;  // FIFO: claims of an item before it is a dead letter, 0 for any number
   char codec[kCodecNameSize];
 };
 static_assert(sizeof(Header) <= kPage);
@@ -173,6 +183,7 @@ struct FreeLists {
 // is written before the count moves.
 struct ResourceVersion {
   std::atomic<uint64_t> txn;  // root generation of the replace that wrote it; 0: of none
+  std::atomic<uint64_t> claims;  // FIFO: given out until then
   std::atomic<uint64_t> size;
   uint64_t text[kResourceVersionSize / 8];
 };
@@ -188,6 +199,13 @@ struct Report {
 };
 constexpr size_t kReportWords = sizeof(Report) / 8;
 static_assert(sizeof(Report) % 8 == 0);
+
+// A list of records, linked by their `prev` and `next`.
+struct RecordList {
+  std::atomic<RecordNo> head;
+  std::atomic<RecordNo> tail;
+  std::atomic<uint64_t> count;
+};
 
 struct Meta {
   // Read by every reader, written only by growth, rebuild, replace and unlink.
@@ -207,12 +225,17 @@ struct Meta {
   std::atomic<uint64_t> records_used;  // records ever handed out
   std::atomic<RecordNo> free_record;
   // The queue. `seq` 0 is never used.
-  alignas(64) std::atomic<RecordNo> queue_head;
-  std::atomic<RecordNo> queue_tail;
+  alignas(64) RecordList waiting;
   std::atomic<uint64_t> next_seq;
   std::atomic<uint64_t> initial_last_seq;  // of the first replace, 0 when all of it is gone
   std::atomic<uint32_t> shut_down;         // 0 open, 1 shut down
   std::atomic<uint32_t> populated;         // the first replace (FIFO: or add) has happened
+  alignas(64) RecordList in_flight;
+  RecordList dead;
+  std::atomic<uint64_t> held;            // records
+  std::atomic<uint64_t> claims;          // given out
+  std::atomic<uint64_t> replaced_claims;  // those given out before the last replace are cancelled
+  std::atomic<uint64_t> next_reap_ns;    // when to look for dead owners again
   // Figures for people.
   alignas(64) std::atomic<uint64_t> writes;
   std::atomic<uint64_t> deletes;
@@ -231,7 +254,11 @@ struct Meta {
 
 // --- Record -----------------------------------------------------------------------------------
 // state word: version << 2 | State. A version is used once; FREE keeps the version of the death.
-enum class State : uint64_t { kFree = 0, kLive = 1, kStaged = 2 };
+// HELD: an item that a consumer has claimed, or a dead letter. No reader finds it.
+enum class State : uint64_t { kFree = 0, kLive = 1, kStaged = 2, kHeld = 3 };
+// `txn` of a dead letter. To a LIVE record, which it is again by one store, that means nothing: no
+// generation is as large.
+constexpr uint64_t kDeadLetter = ~uint64_t{0};
 
 constexpr uint64_t make_state(uint64_t version, State s) {
   return version << 2 | static_cast<uint64_t>(s);
@@ -247,12 +274,28 @@ struct alignas(64) Record {
   std::atomic<uint32_t> key_size;
   std::atomic<RecordNo> next;  // LIVE: queue; FREE: free record list
   std::atomic<RecordNo> prev;  // LIVE: queue
-  std::atomic<uint32_t> terms_size;  // bytes of index values in the extent, after the payload
+  std::atomic<uint32_t> terms_size;  // bytes in the extent after the payload: index values, Ticket
   std::atomic<uint64_t> seq;  // queue position
-  std::atomic<uint64_t> txn;  // STAGED: generation that makes it LIVE; LIVE: that dooms it; or 0
+  // STAGED: generation that makes it LIVE; LIVE: that dooms it; HELD: kDeadLetter or 0; or 0.
+  std::atomic<uint64_t> txn;
 };
 static_assert(sizeof(Record) == 64, "one record, one cache line");
 static_assert(kMaxIndexes * kIndexNameSize == kPage);
+
+// --- Ticket -----------------------------------------------------------------------------------
+// What a FIFO knows of the claims of an item, behind its payload. Written by the lock's owner only;
+// all but `failures` mean something while the record is HELD.
+struct Ticket {
+  // How many claims of the item have failed, and << 16 the number of the last that did: so that a
+  // failure that a crash interrupts is counted once.
+  std::atomic<uint64_t> failures;
+  std::atomic<uint64_t> claim;        // its number; none is given twice
+  std::atomic<uint64_t> owner;        // whose it is (lock.hpp), 0 of nobody
+  std::atomic<uint64_t> deadline_ns;  // of its lease, 0 if it has none
+  std::atomic<uint64_t> cancelled;    // deleted meanwhile: a failure does not bring it back
+};
+constexpr uint64_t kFailuresMask = 0xffff;
+static_assert(sizeof(Ticket) % 8 == 0);
 
 // --- Index ------------------------------------------------------------------------------------
 // index word: upper half of the hash << 32 | record number + 1. 0 is empty.

@@ -1,4 +1,6 @@
-// The order of a FIFO: a doubly linked list through the LIVE records, in ascending `seq` (I7).
+// The order of a FIFO: a doubly linked list through the LIVE records, in ascending `seq` (I7), but
+// for those whose key is in flight: they wait for the end of the claim (claims.cpp). Two lists more
+// hold the records in flight and the dead letters (I12).
 //
 // Keyed: a key is in the queue at most once, because a record is. An update takes over the
 // position (and `seq`) of the record it replaces; a delete unlinks, so there are no ghosts; a key
@@ -8,7 +10,7 @@
 // the last one given if that is later: a position first, and so also the age of an item. Where the
 // clocks of two processes differ (time namespaces) the order holds and the age is off.
 //
-// Derived: repair sorts the LIVE records by `seq` and links them anew. So the order of the
+// All of it is derived: repair sorts the LIVE records by `seq` and links them anew. So the order of the
 // stores below does not matter, only that they are bounded and checked.
 // REQUIRES, everywhere: the lock is held for writing.
 #pragma once
@@ -27,7 +29,11 @@ class Queue {
  public:
   Queue(Segment& segment, Table& table) : segment_(segment), table_(table) {}
 
-  RecordNo head() const { return segment_.meta().queue_head.load(std::memory_order_relaxed); }
+  RecordList& waiting() const { return segment_.meta().waiting; }
+  RecordList& in_flight() const { return segment_.meta().in_flight; }
+  RecordList& dead() const { return segment_.meta().dead; }
+
+  RecordNo head() const { return waiting().head.load(std::memory_order_relaxed); }
 
   // The first position behind all others; those that follow it are free too.
   uint64_t free_seq() const {
@@ -39,14 +45,13 @@ class Queue {
     return seq;
   }
 
-  Status push_tail(RecordNo fresh) {
-    Meta& m = segment_.meta();
-    const RecordNo tail = m.queue_tail.load(std::memory_order_relaxed);
-    return link(tail, fresh, kNoRecord);
+  Status push_tail(RecordList& list, RecordNo fresh) {
+    count(list, 1);
+    return link(list, list.tail.load(std::memory_order_relaxed), fresh, kNoRecord);
   }
 
-  // By its `seq`, which is mostly that of the oldest: so from the head on. Bounded by the number of
-  // records, should the links be damaged.
+  // Among the waiting by its `seq`, which is mostly that of the oldest: so from the head on. Bounded
+  // by the number of records, should the links be damaged.
   Status push_in_order(RecordNo fresh) {
     const uint64_t seq = table_.record(fresh).seq.load(std::memory_order_relaxed);
     RecordNo prev = kNoRecord, next = head();
@@ -56,45 +61,52 @@ class Queue {
       prev = next;
       next = table_.record(next).next.load(std::memory_order_relaxed);
     }
-    return link(prev, fresh, next);
+    count(waiting(), 1);
+    return link(waiting(), prev, fresh, next);
   }
 
-  // `fresh` takes the place of `old`.
+  // `fresh` takes the place of `old` among the waiting.
   Status take_place(RecordNo fresh, RecordNo old) {
     const Record& o = table_.record(old);
-    return link(o.prev.load(std::memory_order_relaxed), fresh,
+    return link(waiting(), o.prev.load(std::memory_order_relaxed), fresh,
                 o.next.load(std::memory_order_relaxed));
   }
 
-  Status unlink(RecordNo gone) {
+  Status unlink(RecordList& list, RecordNo gone) {
     const Record& g = table_.record(gone);
-    return join(g.prev.load(std::memory_order_relaxed), g.next.load(std::memory_order_relaxed));
+    count(list, ~uint64_t{0});
+    return join(list, g.prev.load(std::memory_order_relaxed),
+                g.next.load(std::memory_order_relaxed));
   }
 
-  void clear() {
-    segment_.meta().queue_head.store(kNoRecord, std::memory_order_relaxed);
-    segment_.meta().queue_tail.store(kNoRecord, std::memory_order_relaxed);
+  static void clear(RecordList& list) {
+    list.head.store(kNoRecord, std::memory_order_relaxed);
+    list.tail.store(kNoRecord, std::memory_order_relaxed);
+    list.count.store(0, std::memory_order_relaxed);
   }
 
  private:
-  Status join(RecordNo prev, RecordNo next) {
-    Meta& m = segment_.meta();
+  static void count(RecordList& list, uint64_t more) {
+    list.count.store(list.count.load(std::memory_order_relaxed) + more, std::memory_order_release);
+  }
+
+  Status join(RecordList& list, RecordNo prev, RecordNo next) {
     if ((prev != kNoRecord && !table_.valid(prev)) || (next != kNoRecord && !table_.valid(next))) {
       return Status::kCorrupt;
     }
-    (prev == kNoRecord ? m.queue_head : table_.record(prev).next)
+    (prev == kNoRecord ? list.head : table_.record(prev).next)
         .store(next, std::memory_order_relaxed);
-    (next == kNoRecord ? m.queue_tail : table_.record(next).prev)
+    (next == kNoRecord ? list.tail : table_.record(next).prev)
         .store(prev, std::memory_order_relaxed);
     return Status::kOk;
   }
 
-  Status link(RecordNo prev, RecordNo fresh, RecordNo next) {
+  Status link(RecordList& list, RecordNo prev, RecordNo fresh, RecordNo next) {
     Record& f = table_.record(fresh);
     f.prev.store(prev, std::memory_order_relaxed);
     f.next.store(next, std::memory_order_relaxed);
-    if (Status s = join(prev, fresh); s != Status::kOk) return s;
-    return join(fresh, next);
+    if (Status s = join(list, prev, fresh); s != Status::kOk) return s;
+    return join(list, fresh, next);
   }
 
   Segment& segment_;

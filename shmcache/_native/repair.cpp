@@ -59,7 +59,7 @@ void kill(Record& r) {
 
 }  // namespace
 
-// Kill LIVE records whose extents overlap that of an earlier one; whether there were any.
+// Kill LIVE and HELD records whose extents overlap that of an earlier one; whether there were any.
 bool Arena::drop_overlapping() {
   struct Extent {
     uint64_t begin, end;
@@ -69,7 +69,7 @@ bool Arena::drop_overlapping() {
   for (uint64_t i = 0, n = table_.records_used(); i < n; ++i) {
     const RecordNo number{static_cast<uint32_t>(i)};
     const Record& r = table_.record(number);
-    if (state_of(r.state.load(relaxed)) != State::kLive) continue;
+    if (state_of(r.state.load(relaxed)) == State::kFree) continue;
     const HeapOffset extent = r.extent.load(relaxed);
     extents.push_back({raw(extent), raw(extent) + table_.heap().used_block(extent), number});
   }
@@ -104,24 +104,25 @@ Status Arena::repair_locked() try {
     uint64_t seq;
     RecordNo record;
   };
-  std::vector<Position> order;
+  std::vector<Position> order, claims;
   std::vector<RecordNo> losers;
   BlockStarts starts(heap.committed());
 
   // 1. The truth: settle what a replace left, drop what is damaged.
-  uint64_t version = m.version.load(relaxed), live = 0, dropped = 0;
+  uint64_t version = m.version.load(relaxed), live = 0, held = 0, dropped = 0;
   for (uint64_t i = 0; i < used; ++i) {
     const RecordNo number{static_cast<uint32_t>(i)};
     Record& r = table_.record(number);
     const uint64_t state = r.state.load(relaxed);
     version = std::max(version, version_of(state));
     if (state_of(state) == State::kFree) continue;
-    if (!truly_live(r)) {
+    const bool is_held = state_of(state) == State::kHeld;
+    if (is_held ? !fifo : !truly_live(r)) {
       kill(r);
       continue;
     }
-    r.txn.store(0, relaxed);  // before LIVE: a LIVE record with its txn would be doomed
-    if (state_of(state) != State::kLive) {
+    if (!is_held) r.txn.store(0, relaxed);  // before LIVE: a LIVE record with its txn would be doomed
+    if (state_of(state) == State::kStaged) {
       r.state.store(make_state(version_of(state), State::kLive), release);
     }
     const uint64_t key_size = r.key_size.load(relaxed), value_size = r.value_size.load(relaxed);
@@ -132,12 +133,13 @@ Status Arena::repair_locked() try {
         Heap::block_size(round_up(key_size, 8) + round_up(value_size, 8) + terms_size);
     if (block == 0 || key_size == 0 || key_size > kMaxKeySize ||
         value_size > segment_->geometry().heap_max || block < need || block - need >= 32 ||
-        (indexer ? !postings_.well_formed(number) : terms_size != 0) || !starts.set(extent)) {
+        (indexer ? !postings_.well_formed(number) : terms_size != (fifo ? sizeof(Ticket) : 0)) ||
+        !starts.set(extent)) {
       kill(r);
       ++dropped;
       continue;
     }
-    ++live;
+    ++(is_held ? held : live);
   }
   // Before the root moves on, or a replace that never happened would seem to be of the past.
   settle_replace(root.generation);
@@ -145,7 +147,8 @@ Status Arena::repair_locked() try {
   // 2. A whole index in the spare area. The size it has is enough, by reserve_index and replace.
   Table::Spare spare;
   // (One word must stay empty; a half-done update is counted twice here and needs one word.)
-  const uint32_t log2 = live >> root.log2 != 0 ? table_.index_log2(live) : root.log2;
+  const uint32_t log2 =
+      (live + held) >> root.log2 != 0 ? table_.index_log2(live + held) : root.log2;
   if (Status s = table_.clear_spare(log2, spare); s != Status::kOk) {
     return s;
   }
@@ -154,7 +157,7 @@ Status Arena::repair_locked() try {
     const RecordNo number{static_cast<uint32_t>(i)};
     const Record& r = table_.record(number);
     const uint64_t state = r.state.load(relaxed);
-    if (state_of(state) != State::kLive) continue;
+    if (state_of(state) == State::kFree) continue;
     const uint64_t hash = r.hash.load(relaxed);
     uint64_t slot = hash & mask, steps = 0;
     RecordNo loser = kNoRecord;
@@ -164,6 +167,11 @@ Status Arena::repair_locked() try {
       if (!tag_matches(word, hash)) continue;
       Hit a, b;
       const RecordNo other = record_of(word);
+      // The newer version of what is claimed has its key.
+      if (state_of(state) == State::kHeld || table_.is(other, Table::Sought::kInFlight) ||
+          table_.is(other, Table::Sought::kDead)) {
+        continue;
+      }
       if (table_.record(other).hash.load(relaxed) != hash ||
           table_.peek(number, a) != Status::kOk || table_.peek(other, b) != Status::kOk ||
           a.key_size != b.key_size) {
@@ -192,7 +200,7 @@ Status Arena::repair_locked() try {
 
   // 3. Memory.
   RecordNo free_record = kNoRecord;
-  uint64_t used_bytes = 0, last_seq = 0;
+  uint64_t used_bytes = 0, last_seq = 0, last_claim = m.claims.load(relaxed);
   for (uint64_t i = used; i-- > 0;) {
     const RecordNo number{static_cast<uint32_t>(i)};
     Record& r = table_.record(number);
@@ -202,8 +210,15 @@ Status Arena::repair_locked() try {
     } else {
       used_bytes += table_.bytes_of(number);
       if (fifo) {
-        order.push_back({r.seq.load(relaxed), number});
-        last_seq = std::max(last_seq, order.back().seq);
+        last_seq = std::max(last_seq, r.seq.load(relaxed));
+        r.next.store(kNoRecord, relaxed);
+        if (table_.is(number, Table::Sought::kLive)) {
+          order.push_back({r.seq.load(relaxed), number});
+        } else {
+          const uint64_t claim = table_.ticket(number)->claim.load(relaxed);
+          claims.push_back({claim, number});
+          last_claim = std::max(last_claim, claim);
+        }
       }
     }
   }
@@ -216,12 +231,24 @@ Status Arena::repair_locked() try {
 
   // 4. Order.
   if (fifo) {
-    std::sort(order.begin(), order.end(),
-              [](const Position& a, const Position& b) { return a.seq < b.seq; });
-    queue_.clear();
-    for (const Position& position : order) {
-      if (Status s = queue_.push_tail(position.record); s != Status::kOk) return s;
+    auto earlier = [](const Position& a, const Position& b) { return a.seq < b.seq; };
+    std::sort(order.begin(), order.end(), earlier);
+    std::sort(claims.begin(), claims.end(), earlier);
+    for (RecordList* list : {&m.waiting, &m.in_flight, &m.dead}) Queue::clear(*list);
+    std::vector<RecordNo> claimed;
+    for (const Position& position : claims) {
+      const bool dead = table_.is(position.record, Table::Sought::kDead);
+      if (!dead) claimed.push_back(position.record);
+      const Status s = queue_.push_tail(dead ? m.dead : m.in_flight, position.record);
+      if (s != Status::kOk) return s;
     }
+    if (Status s = mark_behind(claimed); s != Status::kOk) return s;
+    for (const Position& position : order) {
+      if (table_.record(position.record).next.load(relaxed) == kBehindAClaim) continue;
+      if (Status s = queue_.push_tail(m.waiting, position.record); s != Status::kOk) return s;
+    }
+    m.claims.store(last_claim, relaxed);
+    m.next_reap_ns.store(0, relaxed);
     m.next_seq.store(std::max(m.next_seq.load(relaxed), last_seq + 1), relaxed);
     note_drained();
   }
@@ -235,6 +262,7 @@ Status Arena::repair_locked() try {
 
   // 6. Figures, and everybody looks again.
   m.live.store(live, relaxed);
+  m.held.store(held, relaxed);
   m.tombstones.store(0, relaxed);
   m.used_bytes.store(used_bytes, relaxed);
   // One more than any: who waits at a version that a crash left behind is told to look again.

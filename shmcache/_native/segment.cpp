@@ -183,8 +183,8 @@ Status Segment::map(Finding& finding) {
 
 Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacity,
                        std::string_view codec, uint32_t mode,
-                       const std::vector<std::string>& indexes, std::unique_ptr<Segment>& out,
-                       Finding& finding) {
+                       const std::vector<std::string>& indexes, uint64_t max_attempts,
+                       std::unique_ptr<Segment>& out, Finding& finding) {
   capacity = round_up(capacity, kPage);
   finding.wanted = capacity;
   finding.available = kMinCapacity;
@@ -213,7 +213,7 @@ Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacit
     return got == sizeof magic && magic == kMagic ? Status::kExists : Status::kForeign;
   }
   if (fchmod(fd, mode) != 0) return system_error(finding);
-  Status status = made->initialise(capacity, codec, indexes, finding);
+  Status status = made->initialise(capacity, codec, indexes, max_attempts, finding);
   if (status != Status::kOk) {
     (void)!ftruncate(fd, 0);  // who has it open already finds it unfinished
     struct stat named {};
@@ -230,7 +230,8 @@ Status Segment::create(int fd, const char* shm_name, Kind kind, uint64_t capacit
 }
 
 Status Segment::initialise(uint64_t capacity, std::string_view codec,
-                           const std::vector<std::string>& indexes, Finding& finding) {
+                           const std::vector<std::string>& indexes, uint64_t max_attempts,
+                           Finding& finding) {
   const Geometry& g = geometry_;
   struct rlimit limit {};
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
@@ -278,6 +279,7 @@ Status Segment::initialise(uint64_t capacity, std::string_view codec,
   h.kind = kind_;
   h.record_size = sizeof(Record);
   h.capacity = capacity;
+  h.max_attempts = max_attempts;
   h.file_size = g.file_size;
   struct timespec now {};
   clock_gettime(CLOCK_REALTIME, &now);
@@ -301,8 +303,10 @@ Status Segment::initialise(uint64_t capacity, std::string_view codec,
   m.heap_committed.store(kPage, std::memory_order_relaxed);
   m.buckets_committed.store(g.buckets_max == 0 ? 0 : kPage, std::memory_order_relaxed);
   m.free_record.store(kNoRecord, std::memory_order_relaxed);
-  m.queue_head.store(kNoRecord, std::memory_order_relaxed);
-  m.queue_tail.store(kNoRecord, std::memory_order_relaxed);
+  for (RecordList* list : {&m.waiting, &m.in_flight, &m.dead}) {
+    list->head.store(kNoRecord, std::memory_order_relaxed);
+    list->tail.store(kNoRecord, std::memory_order_relaxed);
+  }
   m.next_seq.store(1, std::memory_order_relaxed);
   // The heap is formatted by a repair of the empty arena: one way to do it, not two.
   control().lock.store(kLockDirty, std::memory_order_relaxed);

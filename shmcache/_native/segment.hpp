@@ -56,11 +56,11 @@ class Segment {
   // caller's. `shm_name` is the name that it was opened by. If that fails for want of memory,
   // the name is unlinked while we still hold the initialiser's lock, so nobody else can have made
   // a segment of it. `indexes`: the names of an Indexer's first secondary indexes, at most
-  // kMaxIndexes of less than kIndexNameSize bytes.
+  // kMaxIndexes of less than kIndexNameSize bytes. `max_attempts`: of the items of a FIFO.
   static Status create(int fd, const char* shm_name, Kind kind, uint64_t capacity,
                        std::string_view codec, uint32_t mode,
-                       const std::vector<std::string>& indexes, std::unique_ptr<Segment>& out,
-                       Finding& finding);
+                       const std::vector<std::string>& indexes, uint64_t max_attempts,
+                       std::unique_ptr<Segment>& out, Finding& finding);
   // `trusted_uid`: whose file is accepted beside our own and root's, or kNobody.
   static Status attach(int fd, const char* shm_name, Kind kind, std::string_view codec,
                        bool writable, uint32_t trusted_uid, std::unique_ptr<Segment>& out,
@@ -145,7 +145,8 @@ class Segment {
   Status open_descriptors(int fd, Finding& finding);
   Status map(Finding& finding);
   Status initialise(uint64_t capacity, std::string_view codec,
-                    const std::vector<std::string>& indexes, Finding& finding);
+                    const std::vector<std::string>& indexes, uint64_t max_attempts,
+                    Finding& finding);
 
   std::byte* base_ = nullptr;
   Geometry geometry_{};

@@ -156,8 +156,8 @@ Status Table::find(const Key& key, Hit& hit) const {
           break;
         }
         bool changed = status == Status::kBusy;
-        if (status == Status::kOk && hit.key_size == key.size &&
-            equals(hit.extent, key.data, key.size)) {
+        if (status == Status::kOk && state_of(hit.state) != State::kHeld &&
+            hit.key_size == key.size && equals(hit.extent, key.data, key.size)) {
           std::atomic_thread_fence(acquire);
           changed = record(number).state.load(relaxed) != hit.state;
           if (!changed) {
@@ -170,7 +170,7 @@ Status Table::find(const Key& key, Hit& hit) const {
             break;
           }
         } else if (!changed) {
-          // FREE, or another key's. If the word has moved on meanwhile, its old record may long
+          // FREE, HELD, or another key's. If the word has moved on meanwhile, its old record may long
           // have been given to that other key, and ours is where the word points now. The word
           // first, then the state: a word that came back names a state that did not.
           changed = words[slot].load(acquire) != word ||
@@ -208,10 +208,31 @@ bool Table::same_value(RecordNo number, Bytes value) const {
          equals(hit.value(), value.data, value.size);
 }
 
-Status Table::probe(const std::atomic<uint64_t>* words, uint32_t log2, const Key& key,
-                    Place& place) const {
+bool Table::same_key(RecordNo a, RecordNo b) const {
+  Hit x, y;
+  if (record(a).hash.load(relaxed) != record(b).hash.load(relaxed) ||
+      peek(a, x) != Status::kOk || peek(b, y) != Status::kOk || x.key_size != y.key_size) {
+    return false;
+  }
+  for (uint64_t w = 0; w < round_up(x.key_size, 8) / 8; ++w) {
+    if (load_word(x.extent + w) != load_word(y.extent + w)) return false;
+  }
+  return true;
+}
+
+bool Table::is(RecordNo number, Sought sought) const {
+  const Record& r = record(number);
+  const bool held = state_of(r.state.load(relaxed)) == State::kHeld;
+  if (sought == Sought::kLive) return !held;
+  return held && (r.txn.load(relaxed) == kDeadLetter) == (sought == Sought::kDead);
+}
+
+// The record of `hash` that `matches`, or where a new word would go.
+template <typename Matches>
+Status Table::probe(const std::atomic<uint64_t>* words, uint32_t log2, uint64_t hash, Place& place,
+                    Matches&& matches) const {
   const uint64_t mask = (uint64_t{1} << log2) - 1;
-  uint64_t slot = key.hash & mask;
+  uint64_t slot = hash & mask;
   bool tombstone = false;
   for (uint64_t steps = 0; steps <= mask; ++steps, slot = (slot + 1) & mask) {
     const uint64_t word = words[slot].load(relaxed);
@@ -224,16 +245,59 @@ Status Table::probe(const std::atomic<uint64_t>* words, uint32_t log2, const Key
     if (word == kTombstone) {
       if (!tombstone) place.slot = slot;
       tombstone = true;
-    } else if (tag_matches(word, key.hash)) {
+    } else if (tag_matches(word, hash)) {
       const RecordNo number = record_of(word);
       if (!valid(number)) return Status::kCorrupt;
-      if (same_key(number, key)) {
+      if (matches(number)) {
         place = {slot, number, false};
         return Status::kOk;
       }
     }
   }
   return Status::kCorrupt;  // an index is never full
+}
+
+Status Table::probe(const std::atomic<uint64_t>* words, uint32_t log2, const Key& key,
+                    Place& place) const {
+  return probe(words, log2, key.hash, place, [&](RecordNo number) {
+    return same_key(number, key) && is(number, Sought::kLive);
+  });
+}
+
+Status Table::locate_like(RecordNo like, Sought sought, RecordNo& found) const {
+  Root r;
+  if (Status s = root(r); s != Status::kOk) return s;
+  Place place;
+  const Status s = probe(
+      segment_.index(r.area), r.log2, record(like).hash.load(relaxed), place, [&](RecordNo number) {
+        return number != like && is(number, sought) && same_key(number, like);
+      });
+  found = place.record;
+  return s;
+}
+
+Status Table::locate_held(const Key& key, Sought sought, RecordNo& found) const {
+  Root r;
+  if (Status s = root(r); s != Status::kOk) return s;
+  Place place;
+  const Status s =
+      probe(segment_.index(r.area), r.log2, key.hash, place, [&](RecordNo number) {
+        return is(number, sought) && same_key(number, key);
+      });
+  found = place.record;
+  return s;
+}
+
+Ticket* Table::ticket(RecordNo number) const {
+  const Record& r = record(number);
+  const uint64_t extent = raw(r.extent.load(relaxed)), end = heap_.committed();
+  const uint64_t size = r.value_size.load(relaxed);
+  const uint64_t before = round_up(r.key_size.load(relaxed), 8) + round_up(size, 8);
+  if (r.terms_size.load(relaxed) != sizeof(Ticket) || extent > end || size > end ||
+      before + sizeof(Ticket) > end - extent) {
+    return nullptr;
+  }
+  return reinterpret_cast<Ticket*>(segment_.heap() + (extent + before) / 8);
 }
 
 Status Table::locate(const Key& key, Place& place) const {
@@ -296,7 +360,8 @@ Status Table::reserve_index(uint64_t count) {
   Meta& m = segment_.meta();
   Root now;
   if (Status s = root(now); s != Status::kOk) return s;
-  const uint64_t live = m.live.load(relaxed), size = uint64_t{1} << now.log2;
+  const uint64_t live = m.live.load(relaxed) + m.held.load(relaxed);
+  const uint64_t size = uint64_t{1} << now.log2;
   const uint64_t taken = live + m.tombstones.load(relaxed) + count;
   if (load_ok(taken, size)) return Status::kOk;
   Spare spare;
@@ -309,7 +374,8 @@ Status Table::reserve_index(uint64_t count) {
   if (status != Status::kOk) return status;
   for (uint64_t i = 0, n = records_used(); i < n; ++i) {
     const RecordNo number{static_cast<uint32_t>(i)};
-    if (state_of(record(number).state.load(relaxed)) == State::kLive) {
+    const State state = state_of(record(number).state.load(relaxed));
+    if (state == State::kLive || state == State::kHeld) {
       status = place_in(spare, record(number).hash.load(relaxed), number);
       if (status != Status::kOk) return status;
     }
@@ -461,10 +527,31 @@ Status Table::erase(RecordNo number) {
   push_ring(number);
   (void)next_version();
   // The truth moves first, then the index (layout.hpp, delete).
-  r.state.store(make_state(version_of(r.state.load(relaxed)), State::kFree), release);
+  const uint64_t state = r.state.load(relaxed);
+  r.state.store(make_state(version_of(state), State::kFree), release);
   clear_word(now, slot);
-  m.live.store(m.live.load(relaxed) - 1, relaxed);
+  std::atomic<uint64_t>& count = state_of(state) == State::kHeld ? m.held : m.live;
+  count.store(count.load(relaxed) - 1, relaxed);
   return retire(number);
+}
+
+void Table::hold(RecordNo number) {
+  Meta& m = segment_.meta();
+  Record& r = record(number);
+  (void)next_version();
+  r.state.store(make_state(version_of(r.state.load(relaxed)), State::kHeld), release);
+  m.live.store(m.live.load(relaxed) - 1, relaxed);
+  m.held.store(m.held.load(relaxed) + 1, relaxed);
+}
+
+void Table::unhold(RecordNo number) {
+  Meta& m = segment_.meta();
+  Record& r = record(number);
+  (void)next_version();
+  // Under its old version: its content is that of then, so what a reader has of it is right again.
+  r.state.store(make_state(version_of(r.state.load(relaxed)), State::kLive), release);
+  m.live.store(m.live.load(relaxed) + 1, relaxed);
+  m.held.store(m.held.load(relaxed) - 1, relaxed);
 }
 
 void Table::push_ring(RecordNo number) {

@@ -42,6 +42,8 @@ struct Key {
   uint64_t hash;
 };
 
+inline bool key_size_ok(std::string_view key) { return !key.empty() && key.size() <= kMaxKeySize; }
+
 struct Bytes {
   const void* data;
   uint64_t size;
@@ -94,7 +96,13 @@ class Table {
     RecordNo record = kNoRecord;     // kNoRecord: absent
     bool reuses_tombstone = false;
   };
+  // The LIVE (in a replace: STAGED) record of a key, never a HELD one.
   Status locate(const Key& key, Place& place) const;
+  // A record with the key of `like`: LIVE, in flight, or a dead letter; not `like` itself.
+  enum class Sought { kLive, kInFlight, kDead };
+  Status locate_like(RecordNo like, Sought sought, RecordNo& found) const;
+  Status locate_held(const Key& key, Sought sought, RecordNo& found) const;
+  bool is(RecordNo record, Sought sought) const;
   // Make room in the index for `count` more words. May publish a new index: locate again.
   Status reserve_index(uint64_t count);
   // A FREE record and an extent with this content, unpublished. All or nothing. `terms_size` bytes
@@ -103,8 +111,13 @@ class Table {
   Status discard(RecordNo fresh);
   // prepare's record goes live in place of `place.record`, or as a new key.
   Status publish(RecordNo fresh, const Place& place);
-  // LIVE record out of the index and back to the free lists.
+  // LIVE or HELD record out of the index and back to the free lists.
   Status erase(RecordNo record);
+  // LIVE to HELD, HELD to LIVE.
+  void hold(RecordNo record);
+  void unhold(RecordNo record);
+  // Of an entry of a FIFO; null if its extent cannot be.
+  Ticket* ticket(RecordNo record) const;
   // State to FREE and memory back; the index has let go of it already.
   Status retire(RecordNo record);
   bool same_value(RecordNo record, Bytes value) const;
@@ -139,8 +152,12 @@ class Table {
 
  private:
   bool committed(const Root& root) const;
+  template <typename Matches>
+  Status probe(const std::atomic<uint64_t>* words, uint32_t log2, uint64_t hash, Place& place,
+               Matches&& matches) const;
   Status probe(const std::atomic<uint64_t>* words, uint32_t log2, const Key& key,
                Place& place) const;
+  bool same_key(RecordNo a, RecordNo b) const;
   Status take_record(RecordNo& r);
   void give_record(RecordNo r);
   void clear_word(const Root& root, uint64_t slot);

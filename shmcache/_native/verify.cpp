@@ -1,4 +1,4 @@
-// The checker: walks a whole arena and says which of the invariants I1 to I11 (layout.hpp) do
+// The checker: walks a whole arena and says which of the invariants I1 to I12 (layout.hpp) do
 // not hold. Tests, crash tests and `shmcache check` all call it. It trusts nothing: every number
 // it follows is bounded first. It stops adding sentences after kMost of them.
 #include <algorithm>
@@ -67,10 +67,15 @@ class Verifier {
       const uint64_t state = r.state.load(relaxed);
       if (version_of(state) > newest) bad("I8", "record " + n(i) + " is newer than the arena");
       if (state_of(state) == State::kStaged) bad("I3", "record " + n(i) + " is staged");
-      if (state_of(state) != State::kLive) continue;
-      ++live_;
+      if (state_of(state) == State::kFree || state_of(state) == State::kStaged) continue;
       used_bytes_ += table_.bytes_of(number);
       versions.push_back(version_of(state));
+      if (state_of(state) == State::kHeld) {
+        ++held_;
+        if (segment_.kind() != Kind::kFifo) bad("I12", "record " + n(i) + " is held");
+        continue;
+      }
+      ++live_;
       if (r.txn.load(relaxed) != 0) bad("I3", "record " + n(i) + " is doomed");
     }
     std::sort(versions.begin(), versions.end());
@@ -93,21 +98,23 @@ class Verifier {
       } else {
         ++named;
         const RecordNo r = record_of(word);
-        if (!table_.valid(r) || state_of(table_.record(r).state.load(relaxed)) != State::kLive) {
-          bad("I1", "index word " + n(i) + " names record " + n(raw(r)) + ", which is not live");
+        if (!table_.valid(r) || !has_entry(r)) {
+          bad("I1", "index word " + n(i) + " names record " + n(raw(r)) + ", which has no entry");
         }
       }
     }
     if (empty == 0) bad("I1", "the index is full");
-    if (named != live_) bad("I1", n(named) + " index words for " + n(live_) + " live records");
+    if (named != live_ + held_) {
+      bad("I1", n(named) + " index words for " + n(live_ + held_) + " entries");
+    }
     if (tombstones != meta_.tombstones.load(relaxed)) {
       bad("I8", n(tombstones) + " tombstones, counted " + n(meta_.tombstones.load(relaxed)));
     }
-    // Each live record is found by its own key, as the first of its path: I1 and I2 together.
+    // Each record is found by its own key, as the first of its path: I1 and I2 together.
     for (uint64_t i = 0; i < table_.records_used(); ++i) {
       const RecordNo number{static_cast<uint32_t>(i)};
       Hit hit;
-      if (state_of(table_.record(number).state.load(relaxed)) != State::kLive) continue;
+      if (!has_entry(number)) continue;
       if (table_.peek(number, hit) != Status::kOk || hit.key_size == 0) {
         bad("I4", "record " + n(i) + " names memory outside the heap");
         continue;
@@ -118,7 +125,7 @@ class Verifier {
       Table::Place place;
       if (key.hash != table_.record(number).hash.load(relaxed)) {
         bad("I1", "record " + n(i) + " has the hash of another key");
-      } else if (table_.locate(key, place) != Status::kOk || place.record != number) {
+      } else if (locate(key, number, place.record) != Status::kOk || place.record != number) {
         bad("I2", "the key of record " + n(i) + " leads to record " + n(raw(place.record)));
       }
     }
@@ -129,7 +136,7 @@ class Verifier {
     std::unordered_map<uint64_t, bool> extents;  // block of a live record -> seen in the heap
     for (uint64_t i = 0; i < table_.records_used(); ++i) {
       const Record& r = table_.record(RecordNo{static_cast<uint32_t>(i)});
-      if (state_of(r.state.load(relaxed)) != State::kLive) continue;
+      if (!has_entry(RecordNo{static_cast<uint32_t>(i)})) continue;
       if (!extents.emplace(raw(r.extent.load(relaxed)) - 8, false).second) {
         bad("I4", "two live records share an extent");
       }
@@ -209,15 +216,15 @@ class Verifier {
       seen[raw(r)] = true;
       ++count;
     }
-    if (count + live_ != used) {
-      bad("I6", n(count) + " free and " + n(live_) + " live records of " + n(used));
+    if (count + live_ + held_ != used) {
+      bad("I6", n(count) + " free and " + n(live_ + held_) + " other records of " + n(used));
     }
   }
 
   void queue() {
     uint64_t count = 0, last_seq = 0;
     RecordNo prev = kNoRecord;
-    for (RecordNo r = meta_.queue_head.load(relaxed); r != kNoRecord;) {
+    for (RecordNo r = meta_.waiting.head.load(relaxed); r != kNoRecord;) {
       if (!table_.valid(r) || ++count > live_) {
         bad("I7", "the queue leads to record " + n(raw(r)));
         return;
@@ -226,6 +233,11 @@ class Verifier {
       if (state_of(record.state.load(relaxed)) != State::kLive) {
         bad("I7", "record " + n(raw(r)) + " is queued and not live");
       }
+      RecordNo claimed = kNoRecord;
+      if (table_.locate_like(r, Table::Sought::kInFlight, claimed) != Status::kOk ||
+          claimed != kNoRecord) {
+        bad("I7", "record " + n(raw(r)) + " is queued, and its key is in flight");
+      }
       if (record.prev.load(relaxed) != prev) bad("I7", "back link of record " + n(raw(r)));
       const uint64_t seq = record.seq.load(relaxed);
       if (seq <= last_seq) bad("I7", "record " + n(raw(r)) + " is out of order");
@@ -233,9 +245,63 @@ class Verifier {
       prev = r;
       r = record.next.load(relaxed);
     }
-    if (meta_.queue_tail.load(relaxed) != prev) bad("I7", "the tail is not the last record");
-    if (count != live_) bad("I7", n(count) + " queued of " + n(live_) + " live records");
+    if (meta_.waiting.tail.load(relaxed) != prev) bad("I7", "the tail is not the last record");
+    uint64_t behind = 0;
+    for (uint64_t i = 0; i < table_.records_used(); ++i) {
+      const RecordNo number{static_cast<uint32_t>(i)};
+      RecordNo claimed = kNoRecord;
+      if (state_of(table_.record(number).state.load(relaxed)) == State::kLive &&
+          table_.locate_like(number, Table::Sought::kInFlight, claimed) == Status::kOk &&
+          claimed != kNoRecord) {
+        ++behind;
+      }
+    }
+    if (count + behind != live_) {
+      bad("I7", n(count) + " queued and " + n(behind) + " behind claims of " + n(live_) +
+                    " live records");
+    }
+    if (meta_.waiting.count.load(relaxed) != count) bad("I7", "the queue is miscounted");
+    held_list(meta_.in_flight, Table::Sought::kInFlight, "in flight");
+    held_list(meta_.dead, Table::Sought::kDead, "a dead letter");
     if (last_seq >= meta_.next_seq.load(relaxed)) bad("I7", "the next position is already taken");
+  }
+
+  void held_list(const RecordList& list, Table::Sought sought, const std::string& what) {
+    uint64_t count = 0, there = 0;
+    RecordNo prev = kNoRecord;
+    for (RecordNo r = list.head.load(relaxed); r != kNoRecord;) {
+      if (!table_.valid(r) || ++count > held_ || !table_.is(r, sought)) {
+        bad("I12", "a list leads to record " + n(raw(r)) + ", which is not " + what);
+        return;
+      }
+      if (table_.record(r).prev.load(relaxed) != prev) bad("I12", "back link of record " + n(raw(r)));
+      if (table_.ticket(r) == nullptr) bad("I12", "record " + n(raw(r)) + " has no ticket");
+      prev = r;
+      r = table_.record(r).next.load(relaxed);
+    }
+    for (uint64_t i = 0; i < table_.records_used(); ++i) {
+      there += table_.is(RecordNo{static_cast<uint32_t>(i)}, sought) ? 1 : 0;
+    }
+    if (list.tail.load(relaxed) != prev || count != there || list.count.load(relaxed) != count) {
+      bad("I12", n(count) + " of " + n(there) + " records are listed as " + what + ", counted " +
+                     n(list.count.load(relaxed)));
+    }
+  }
+
+  bool has_entry(RecordNo number) const {
+    const State state = state_of(table_.record(number).state.load(relaxed));
+    return state == State::kLive || state == State::kHeld;
+  }
+
+  // The record of `key` that is what `number` is: LIVE, in flight, or a dead letter.
+  Status locate(const Key& key, RecordNo number, RecordNo& found) const {
+    for (auto sought : {Table::Sought::kInFlight, Table::Sought::kDead}) {
+      if (table_.is(number, sought)) return table_.locate_held(key, sought, found);
+    }
+    Table::Place place;
+    const Status s = table_.locate(key, place);
+    found = place.record;
+    return s;
   }
 
   void postings() {
@@ -289,6 +355,9 @@ class Verifier {
     if (meta_.live.load(relaxed) != live_) {
       bad("I8", n(live_) + " live records, counted " + n(meta_.live.load(relaxed)));
     }
+    if (meta_.held.load(relaxed) != held_) {
+      bad("I8", n(held_) + " held records, counted " + n(meta_.held.load(relaxed)));
+    }
     if (meta_.used_bytes.load(relaxed) != used_bytes_) {
       bad("I8", n(used_bytes_) + " used bytes, counted " + n(meta_.used_bytes.load(relaxed)));
     }
@@ -300,7 +369,7 @@ class Verifier {
   Postings& postings_;
   Meta& meta_;
   std::vector<std::string>& out_;
-  uint64_t live_ = 0;
+  uint64_t live_ = 0, held_ = 0;
   uint64_t used_bytes_ = 0;
 };
 

@@ -60,7 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["demo", "--pods", "100", "--workers", "2"])  # doctest: +SKIP
     0
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _main(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # wherever it comes
+        return 130
+
+
+def _main(arguments: Sequence[str]) -> int:
     if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions: see cli/completion.py
         importlib.import_module("shmcache.cli.completion").complete(_parser)
     parser = _parser(arguments[0] if arguments else "")
@@ -83,8 +89,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = importlib.import_module(f"shmcache.cli.{options.command}").run(options)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         # The reader has seen enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

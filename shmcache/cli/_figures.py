@@ -109,6 +109,8 @@ def _history(f: Figures) -> Iterator[tuple[str, str]]:
     yield from ((counter, number(f[counter])) for counter in ("writes", "deletes"))
     if f["kind"] == "FIFO":
         yield "pops", number(f["pops"])
+        yield "in flight", number(f["in_flight"])
+        yield "dead letters", number(f["dead_letters"])
     yield "reads", f"{number(f['reads'])}, of which {number(f['read_misses'])} had to decode"
     repairs = number(f["repairs"])
     if f["repairs"]:

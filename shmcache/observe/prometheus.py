@@ -170,7 +170,21 @@ _OF_THE_ARENA: tuple[_Figure[Stats], ...] = (
         "How long the item waits that is popped next, 0 if there is none.",
         _of_fifo(lambda s: s.oldest_age or 0),
     ),
-    _Figure("shmcache_queue_pops_total", "Items popped of a FIFO.", _of_fifo(lambda s: s.pops)),
+    _Figure(
+        "shmcache_queue_in_flight",
+        "Items of a FIFO that consumers have claimed.",
+        _of_fifo(lambda s: s.in_flight),
+    ),
+    _Figure(
+        "shmcache_queue_dead_letters",
+        "Items of a FIFO whose last permitted claim has failed.",
+        _of_fifo(lambda s: s.dead_letters),
+    ),
+    _Figure(
+        "shmcache_queue_pops_total",
+        "Items of a FIFO that were popped, or whose claim was done.",
+        _of_fifo(lambda s: s.pops),
+    ),
 )
 
 _OF_THE_REFLECTOR: tuple[_Figure[ReflectorStatus], ...] = (

@@ -54,7 +54,7 @@ inline std::unique_ptr<shmcache::Arena> create(int fd, shmcache::Kind kind,
   std::unique_ptr<shmcache::Segment> segment;
   shmcache::Finding finding;
   auto status = shmcache::Segment::create(fd, "/shmcache.core-test-has-no-name", kind, capacity,
-                                          "raw", 0600, indexes, segment, finding);
+                                          "raw", 0600, indexes, 0, segment, finding);
   if (status != shmcache::Status::kOk) fail(__FILE__, __LINE__, "create");
   auto arena = std::make_unique<shmcache::Arena>(std::move(segment));
   const uint64_t deadline = shmcache::now_ns() + 10'000'000'000u;

@@ -241,6 +241,11 @@ CASE(checker_finds_planted_faults, "each invariant, broken on purpose, is report
     std::function<void(Arena&)> plant;
   };
   auto first_block = [](Arena& a) { return raw(record_of_key(a, "a").extent.load()) - 8; };
+  auto claim_first = [](Arena& a) {
+    Item item;
+    Arena::Claim claim;
+    CHECK(a.try_claim(0, soon(), item, claim) == Status::kOk && item.key() == "a");
+  };
   const std::vector<Fault> faults = {
       {"I1", Kind::kStore,
        [](Arena& a) {
@@ -267,9 +272,47 @@ CASE(checker_finds_planted_faults, "each invariant, broken on purpose, is report
       {"I6", Kind::kStore, [](Arena& a) { a.segment().meta().free_record = kNoRecord; }},
       {"I7", Kind::kFifo, [](Arena& a) { record_of_key(a, "b").seq = 77; }},
       {"I7", Kind::kFifo, [](Arena& a) { record_of_key(a, "b").prev = kNoRecord; }},
+      {"I7", Kind::kFifo, [](Arena& a) { a.segment().meta().waiting.count = 9; }},
+      {"I7", Kind::kFifo,
+       [&](Arena& a) {
+         claim_first(a);
+         a.segment().meta().claims = 0;
+         // Queued, though somebody works on its key.
+         Meta& m = a.segment().meta();
+         const RecordNo tail = m.waiting.tail;
+         put(a, "a", "newer");
+         Table::Place place;
+         CHECK(a.table().locate(a.table().key("a", 1), place) == Status::kOk);
+         a.table().record(tail).next = place.record;
+         a.table().record(place.record).prev = tail;
+         a.table().record(place.record).next = kNoRecord;
+         m.waiting.tail = place.record;
+         m.waiting.count = 3;
+       }},
       {"I8", Kind::kStore, [](Arena& a) { a.segment().meta().live = 9; }},
+      {"I8", Kind::kFifo, [](Arena& a) { a.segment().meta().held = 1; }},
       {"I8", Kind::kStore, [](Arena& a) { a.segment().meta().used_bytes = 9; }},
       {"I9", Kind::kStore, [](Arena& a) { a.segment().meta().mutation_seq.fetch_add(1); }},
+      {"I12", Kind::kFifo,
+       [&](Arena& a) {
+         claim_first(a);
+         a.segment().meta().in_flight.count = 0;
+       }},
+      {"I12", Kind::kFifo,
+       [&](Arena& a) {
+         claim_first(a);
+         a.table().record(a.segment().meta().in_flight.head).txn = kDeadLetter;
+       }},
+      {"I12", Kind::kFifo,
+       [&](Arena& a) {
+         claim_first(a);
+         a.segment().meta().in_flight.head = kNoRecord;
+       }},
+      {"I12", Kind::kStore,
+       [](Arena& a) {
+         Record& r = record_of_key(a, "a");
+         r.state = r.state | static_cast<uint64_t>(State::kHeld);
+       }},
       {"I10", Kind::kStore, [](Arena& a) { a.segment().meta().heap_committed.fetch_add(1); }},
   };
   for (const Fault& fault : faults) {

@@ -1,0 +1,359 @@
+// Claims: items that a consumer holds while it works on them, and gives back by dying.
+//
+// A claim is a pop that keeps the record: HELD instead of FREE, in the list of those in flight, with
+// a ticket that says whose it is. No reader finds a HELD record. Its end is one of three:
+//   done      the record is erased, as a pop would have
+//   failed    it is LIVE again at its old place, one failure more in its ticket; or, after
+//             max_attempts of them, a dead letter: HELD still, `txn` = kDeadLetter
+//   released  as failed, and not counted
+// A claim whose owner the kernel calls dead, or whose lease has run out, has failed. Whoever pops or
+// claims looks for such ones, every kReapNs at most, and who waits for an item wakes up as often.
+//
+// No key is handled twice at a time: while it is in flight, a newer version of it is LIVE, so every
+// reader sees it, and not queued ("behind" the claim). The end of the claim queues it: after `done`
+// at its own place, after a failure at the place, and with the failures, of what failed, which it
+// replaces. What was deleted meanwhile (`cancelled`, or a replace since) does not come back.
+//
+// Crashes: each operation moves the truth by one store (layout.hpp); lists and counts are derived.
+// A failure that is interrupted before that store is found again, as the same claim, by the next one
+// that looks, and counted once (Ticket::failures).
+#include <algorithm>
+#include <new>
+#include <utility>
+
+#include "arena.hpp"
+#include "futex.hpp"
+#include "guard.hpp"
+
+namespace shmcache {
+namespace {
+
+constexpr auto relaxed = std::memory_order_relaxed;
+constexpr auto acquire = std::memory_order_acquire;
+constexpr auto release = std::memory_order_release;
+
+constexpr uint64_t kReapNs = 50'000'000;
+
+}  // namespace
+
+// The record of `key` that is in flight, or kNoRecord.
+Status Arena::in_flight(const Key& key, RecordNo& record) const {
+  record = kNoRecord;
+  if (segment_->meta().in_flight.count.load(relaxed) == 0) return Status::kOk;
+  return table_.locate_held(key, Table::Sought::kInFlight, record);
+}
+
+template <typename Each>
+Status Arena::each_of(const RecordList& list, Each&& each) const {
+  uint64_t steps = 0;
+  for (RecordNo record = list.head.load(relaxed); record != kNoRecord;) {
+    if (!table_.valid(record) || ++steps > table_.records_used()) return Status::kCorrupt;
+    const RecordNo next = table_.record(record).next.load(relaxed);  // `each` may unlink it
+    if (Status s = each(record); s != Status::kOk) return s;
+    record = next;
+  }
+  return Status::kOk;
+}
+
+// Without the lock: whether a pop would find nothing. Unless DIRTY: then a producer is at work, or
+// died with an item published and not yet counted.
+bool Arena::nothing_to_take() const {
+  const Meta& m = segment_->meta();
+  return m.waiting.count.load(acquire) == 0 && m.shut_down.load(acquire) == 0 &&
+         (segment_->control().lock.load(acquire) & kLockDirty) == 0 && !reap_is_due();
+}
+
+bool Arena::reap_is_due() const {
+  const Meta& m = segment_->meta();
+  return m.in_flight.count.load(relaxed) != 0 &&
+         coarse_now_ns() >= m.next_reap_ns.load(relaxed);
+}
+
+// Fail the claims of the dead, and those whose lease is over.
+Status Arena::reap_if_due() {
+  if (!reap_is_due()) return Status::kOk;
+  Meta& m = segment_->meta();
+  const uint64_t now = now_ns();
+  uint64_t next = now + kReapNs;
+  uint32_t asked = 0;
+  bool alive = false, begun = false;
+  const Status status = each_of(m.in_flight, [&](RecordNo record) {
+    const Ticket* ticket = table_.ticket(record);
+    if (ticket == nullptr) return Status::kCorrupt;
+    const auto owner = static_cast<uint32_t>(ticket->owner.load(relaxed));
+    const uint64_t deadline = ticket->deadline_ns.load(relaxed);
+    if (owner != asked) {  // mostly that of the one before
+      asked = owner;
+      alive = owner != 0 && segment_->owner_alive(owner);
+    }
+    if (owner != 0 && alive && (deadline == 0 || now < deadline)) {
+      if (deadline != 0) next = std::min(next, deadline);
+      return Status::kOk;
+    }
+    if (!std::exchange(begun, true)) table_.begin_mutation();
+    return fail_locked(record, true);
+  });
+  if (status != Status::kOk) return status;
+  m.next_reap_ns.store(next, relaxed);
+  if (begun) {
+    table_.end_mutation();
+    notify_change();
+  }
+  return Status::kOk;
+}
+
+// By a delete of the key, or a replace, since the claim was given. By the rule of settle_replace, so
+// that it is right after a crash too.
+bool Arena::is_cancelled(const Ticket& ticket) const {
+  const Meta& m = segment_->meta();
+  const uint64_t count = m.resource_versions.load(acquire);
+  const uint64_t replaced = next_is_current(count)
+                                ? m.resource_version[(count + 1) & 1].claims.load(relaxed)
+                                : m.replaced_claims.load(relaxed);
+  return ticket.cancelled.load(relaxed) != 0 || ticket.claim.load(relaxed) <= replaced;
+}
+
+// `counted`: as a failure.
+Status Arena::fail_locked(RecordNo held, bool counted) {
+  Ticket* ticket = table_.ticket(held);
+  if (ticket == nullptr) return Status::kCorrupt;
+  const uint64_t claim = ticket->claim.load(relaxed);
+  uint64_t word = ticket->failures.load(relaxed);
+  if (counted && word >> 16 != (claim & ~uint64_t{0} >> 16)) {
+    word = claim << 16 | std::min((word & kFailuresMask) + 1, kFailuresMask);
+    ticket->failures.store(word, relaxed);
+  }
+  const uint64_t most = segment_->header().max_attempts;
+  const bool spent = most != 0 && (word & kFailuresMask) >= most;
+  const bool cancelled = is_cancelled(*ticket);
+  RecordNo newer;
+  if (Status s = table_.locate_like(held, Table::Sought::kLive, newer); s != Status::kOk) return s;
+  if (Status s = queue_.unlink(queue_.in_flight(), held); s != Status::kOk) return s;
+  if (newer != kNoRecord) {
+    Ticket* its = table_.ticket(newer);
+    if (its == nullptr) return Status::kCorrupt;
+    if (!cancelled) {
+      table_.record(newer).seq.store(table_.record(held).seq.load(relaxed), relaxed);
+      its->failures.store(spent ? 0 : word, relaxed);  // what is new deserves to be tried
+    }
+    if (Status s = table_.erase(held); s != Status::kOk) return s;
+    return queue_.push_in_order(newer);
+  }
+  if (cancelled) return table_.erase(held);
+  if (counted && spent) {
+    RecordNo older;
+    if (Status s = table_.locate_like(held, Table::Sought::kDead, older); s != Status::kOk) return s;
+    if (older != kNoRecord) {  // one of a key: its version is the older one
+      if (Status s = erase_dead(older); s != Status::kOk) return s;
+    }
+    table_.record(held).txn.store(kDeadLetter, release);
+    (void)table_.next_version();
+    return queue_.push_tail(queue_.dead(), held);
+  }
+  table_.unhold(held);
+  return queue_.push_in_order(held);
+}
+
+Status Arena::erase_dead(RecordNo record) {
+  if (Status s = queue_.unlink(queue_.dead(), record); s != Status::kOk) return s;
+  return table_.erase(record);
+}
+
+// After a replace: the new versions of what is in flight are not to be queued.
+Status Arena::mark_behind(const std::vector<RecordNo>& claimed) {
+  for (RecordNo record : claimed) {
+    RecordNo newer;
+    const Status s = table_.locate_like(record, Table::Sought::kLive, newer);
+    if (s != Status::kOk) return s;
+    if (newer != kNoRecord) table_.record(newer).next.store(kBehindAClaim, relaxed);
+  }
+  return Status::kOk;
+}
+
+Status Arena::erase_behind() {
+  return each_of(queue_.in_flight(), [&](RecordNo record) {
+    RecordNo newer;
+    Status s = table_.locate_like(record, Table::Sought::kLive, newer);
+    if (s == Status::kOk && newer != kNoRecord) s = erase_locked(newer, false);
+    return s;
+  });
+}
+
+Status Arena::try_claim(uint64_t lease_ns, uint64_t deadline, Item& item, Claim& claim) {
+  Meta& m = segment_->meta();
+  if (closed()) return Status::kClosed;
+  if (!segment_->writable()) return Status::kReadOnly;
+  if (nothing_to_take()) return Status::kEmpty;
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  if (Status s = reap_if_due(); s != Status::kOk) return guard.end(s);
+  const RecordNo head = queue_.head();
+  if (head == kNoRecord) {
+    if (m.waiting.count.load(relaxed) != 0) return guard.end(Status::kCorrupt);
+    return m.shut_down.load(relaxed) != 0 ? Status::kShutDown : Status::kEmpty;
+  }
+  Hit hit;
+  if (!table_.valid(head) || table_.peek(head, hit) != Status::kOk) {
+    return guard.end(Status::kCorrupt);
+  }
+  Ticket* ticket = table_.ticket(head);
+  if (ticket == nullptr) return guard.end(Status::kCorrupt);
+  // A copy first: an item leaves the queue only when its consumer has it.
+  if (Status s = copy_record(hit, true, item); s != Status::kOk) return guard.end(s);
+  const uint64_t now = now_ns(), until = lease_ns == 0 ? 0 : now + lease_ns;
+  const uint64_t number = m.claims.load(relaxed) + 1;
+  table_.begin_mutation();
+  m.claims.store(number, relaxed);
+  ticket->claim.store(number, relaxed);
+  ticket->owner.store(segment_->owner_id(), relaxed);
+  ticket->deadline_ns.store(until, relaxed);
+  ticket->cancelled.store(0, relaxed);
+  table_.hold(head);  // the truth moves
+  if (Status s = queue_.unlink(queue_.waiting(), head); s != Status::kOk) return guard.end(s);
+  if (Status s = queue_.push_tail(queue_.in_flight(), head); s != Status::kOk) return guard.end(s);
+  const uint64_t look = until == 0 ? now + kReapNs : std::min(until, now + kReapNs);
+  if (m.in_flight.count.load(relaxed) == 1 || look < m.next_reap_ns.load(relaxed)) {
+    m.next_reap_ns.store(look, relaxed);
+  }
+  note_drained();
+  table_.end_mutation();
+  claim = {head, table_.record(head).state.load(relaxed), number,
+           ticket->failures.load(relaxed) & kFailuresMask};
+  const bool more = queue_.head() != kNoRecord;
+  guard.leave();
+  notify_change();
+  if (more) notify_ready();  // the baton
+  return Status::kOk;
+}
+
+// Whether the claim is what this handle was given: not taken away since, and not another's.
+bool Arena::holds(const Claim& claim) const {
+  if (!table_.valid(claim.record)) return false;
+  const Record& r = table_.record(claim.record);
+  if (r.state.load(relaxed) != claim.state || r.txn.load(relaxed) == kDeadLetter) return false;
+  const Ticket* ticket = table_.ticket(claim.record);
+  return ticket != nullptr && ticket->claim.load(relaxed) == claim.number &&
+         ticket->owner.load(relaxed) == segment_->owner_id();
+}
+
+Status Arena::end_claim(const Claim& claim, End how, uint64_t deadline, bool& ours) {
+  ours = false;
+  Meta& m = segment_->meta();
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  if (!holds(claim)) return Status::kOk;
+  ours = true;
+  table_.begin_mutation();
+  if (how == End::kDone) {
+    RecordNo newer;
+    if (Status s = table_.locate_like(claim.record, Table::Sought::kLive, newer);
+        s != Status::kOk) {
+      return guard.end(s);
+    }
+    if (Status s = queue_.unlink(queue_.in_flight(), claim.record); s != Status::kOk) {
+      return guard.end(s);
+    }
+    if (Status s = table_.erase(claim.record); s != Status::kOk) return guard.end(s);
+    if (newer != kNoRecord) {
+      if (Status s = queue_.push_in_order(newer); s != Status::kOk) return guard.end(s);
+    }
+    count_pops(1);
+  } else if (Status s = fail_locked(claim.record, how == End::kFailed); s != Status::kOk) {
+    return guard.end(s);
+  }
+  table_.end_mutation();
+  const bool more = m.waiting.count.load(relaxed) != 0;
+  guard.leave();
+  notify_change();
+  if (more) notify_ready();
+  return Status::kOk;
+}
+
+Status Arena::renew(const Claim& claim, uint64_t lease_ns, uint64_t deadline, bool& ours) {
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  ours = holds(claim);
+  if (!ours) return Status::kOk;
+  const uint64_t until = lease_ns == 0 ? 0 : now_ns() + lease_ns;
+  table_.ticket(claim.record)->deadline_ns.store(until, relaxed);
+  Meta& m = segment_->meta();
+  if (until != 0 && until < m.next_reap_ns.load(relaxed)) m.next_reap_ns.store(until, relaxed);
+  return Status::kOk;
+}
+
+Status Arena::held(bool dead, bool with_values, uint64_t deadline, std::vector<Held>& found) {
+  found.clear();
+  Guard guard(*this, segment_->writable() ? Hold::kWrite : Hold::kRead, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  if (guard.held() && segment_->writable()) {
+    if (Status s = reap_if_due(); s != Status::kOk) return guard.end(s);
+  }
+  // By the records and not by the list: so it is right after a crash too, for a handle that may not
+  // repair.
+  try {
+    for (uint64_t i = 0, n = segment_->meta().held.load(relaxed) == 0 && !guard.dirty()
+                                 ? 0
+                                 : table_.records_used();
+         i < n; ++i) {
+      const RecordNo number{static_cast<uint32_t>(i)};
+      Hit hit;
+      if (!table_.is(number, dead ? Table::Sought::kDead : Table::Sought::kInFlight)) continue;
+      const Ticket* ticket = table_.ticket(number);
+      if (ticket == nullptr || table_.peek(number, hit) != Status::kOk) return Status::kCorrupt;
+      Held one;
+      if (Status s = copy_record(hit, with_values, one.item); s != Status::kOk) return s;
+      one.item.seq = table_.record(number).seq.load(relaxed);
+      one.claim = ticket->claim.load(relaxed);
+      one.failures = ticket->failures.load(relaxed) & kFailuresMask;
+      one.deadline_ns = ticket->deadline_ns.load(relaxed);
+      one.pid = segment_->owner_pid(static_cast<uint32_t>(ticket->owner.load(relaxed)));
+      found.push_back(std::move(one));
+    }
+  } catch (const std::bad_alloc&) {
+    return Status::kNoMemory;
+  }
+  std::sort(found.begin(), found.end(),
+            [](const Held& a, const Held& b) { return a.claim < b.claim; });
+  return Status::kOk;
+}
+
+// A dead letter goes back to the tail, its failures forgotten, or (`drop`) away.
+Status Arena::settle_dead(std::string_view key_text, bool drop, uint64_t deadline,
+                          bool& was_there) {
+  was_there = false;
+  if (!key_size_ok(key_text)) return Status::kKeySize;
+  const Key key = table_.key(key_text.data(), key_text.size());
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  RecordNo record, claimed;
+  if (Status s = table_.locate_held(key, Table::Sought::kDead, record); s != Status::kOk) return guard.end(s);
+  if (record == kNoRecord) return Status::kOk;
+  was_there = true;
+  Table::Place place;
+  if (Status s = table_.locate(key, place); s != Status::kOk) return guard.end(s);
+  if (Status s = in_flight(key, claimed); s != Status::kOk) return guard.end(s);
+  table_.begin_mutation();
+  // A newer version of it is on its way already.
+  if (drop || place.record != kNoRecord || claimed != kNoRecord) {
+    if (Status s = erase_dead(record); s != Status::kOk) return guard.end(s);
+  } else {
+    Record& r = table_.record(record);
+    Ticket* ticket = table_.ticket(record);
+    if (ticket == nullptr) return guard.end(Status::kCorrupt);
+    r.seq.store(queue_.next_seq(), relaxed);
+    ticket->failures.store(0, relaxed);
+    if (Status s = queue_.unlink(queue_.dead(), record); s != Status::kOk) return guard.end(s);
+    table_.unhold(record);  // the truth moves
+    r.txn.store(0, relaxed);
+    if (Status s = queue_.push_tail(queue_.waiting(), record); s != Status::kOk) {
+      return guard.end(s);
+    }
+  }
+  table_.end_mutation();
+  guard.leave();
+  notify_change();
+  notify_ready();
+  return Status::kOk;
+}
+
+}  // namespace shmcache
