@@ -384,7 +384,6 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
   }
   std::vector<RecordNo> claimed;  // their keys' new versions are not queued
   if (held != 0) {
-    claimed.reserve(m.in_flight.count.load(relaxed));
     for (uint64_t i = 0, n = table_.records_used(); i < n; ++i) {
       const RecordNo number{static_cast<uint32_t>(i)};
       if (table_.is(number, Table::Sought::kInFlight)) claimed.push_back(number);

@@ -21,7 +21,7 @@ void use(Arena& arena, harness::Random& random) {
   const std::string key = "k" + std::to_string(random(60)), value(random(500), 'v');
   const Entry entry{key, {value.data(), value.size()}};
   const uint64_t deadline = now_ns() + 5'000'000'000u;
-  switch (random(11)) {
+  switch (random(14)) {
     case 0: (void)arena.upsert(entry, Upsert::kAlways, deadline, flag); break;
     case 1: (void)arena.upsert(entry, Upsert::kIfAbsent, deadline, flag); break;
     case 2: (void)arena.erase(key, deadline, flag); break;
@@ -34,6 +34,20 @@ void use(Arena& arena, harness::Random& random) {
     case 9:
       (void)arena.refresh(view, [](RecordNo, uint64_t) { return true; }, true, deadline, copies);
       break;
+    case 10: {
+      Item item;
+      Arena::Claim claim;
+      if (arena.try_claim(random(2), deadline, item, claim) == Status::kOk && random(3) != 0) {
+        (void)arena.end_claim(claim, static_cast<Arena::End>(random(3)), deadline, flag);
+      }
+      break;
+    }
+    case 11: (void)arena.settle_dead(key, random(2) == 0, deadline, flag); break;
+    case 12: {
+      std::vector<Arena::Held> held;
+      (void)arena.held(random(2) == 0, true, deadline, held);
+      break;
+    }
     default:
       if (arena.find(key, hit) == Status::kOk) {
         std::string copy(hit.value_size, '\0');
@@ -60,6 +74,7 @@ CASE(corrupt_words_never_crash, "whatever the data pages hold, every operation r
     const Kind kind = round % 2 == 0 ? Kind::kStore : Kind::kFifo;
     int fd = harness::anonymous_file();
     auto arena = harness::create(fd, kind, 1 << 20);
+    arena->segment().header().max_attempts = 2;
     auto reader = harness::attach(fd, kind, false);
     for (int i = 0; i < 40; ++i) use(*arena, random);
     Segment& segment = arena->segment();

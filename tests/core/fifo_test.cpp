@@ -135,3 +135,66 @@ CASE(one_delivery, "producers and consumers on threads: each item is delivered e
   CHECK_WHOLE(*arena);
   close(fd);
 }
+
+CASE(claims_beside_readers, "keys are claimed by one at a time and end once, whoever reads, adds or deletes") {
+  int fd = harness::anonymous_file();
+  auto arena = harness::create(fd, Kind::kFifo);
+  constexpr int kKeys = 20, kRounds = 1500;
+  std::atomic<int> holders[kKeys] = {};
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> done{0};
+  auto key_of = [](uint64_t number) { return "item-" + std::to_string(number); };
+  std::vector<std::thread> threads, others;
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    threads.emplace_back([&, seed] {
+      harness::Random random{seed};
+      for (;;) {
+        Item item;
+        Arena::Claim claim;
+        const Status s = arena->try_claim(0, soon(), item, claim);
+        if (s == Status::kShutDown) return;
+        if (s == Status::kEmpty) {
+          CHECK(arena->wait_ready(kForever) == Status::kOk);
+          continue;
+        }
+        CHECK(s == Status::kOk);
+        auto& holder = holders[std::stoi(std::string(item.key().substr(5)))];
+        CHECK(holder.fetch_add(1) == 0);  // nobody else has the key
+        if (random(4) == 0) std::this_thread::yield();
+        holder.fetch_sub(1);
+        const auto how = static_cast<Arena::End>(random(3));
+        bool ours = false;
+        CHECK(arena->end_claim(claim, how, soon(), ours) == Status::kOk && ours);
+        CHECK(arena->end_claim(claim, how, soon(), ours) == Status::kOk && !ours);
+        if (how == Arena::End::kDone) done.fetch_add(1);
+      }
+    });
+  }
+  others.emplace_back([&] {
+    harness::Random random{7};
+    while (!stop.load()) {
+      Hit hit;
+      const Status s = arena->find(key_of(random(kKeys)), hit);
+      CHECK(s == Status::kOk || s == Status::kMiss || s == Status::kBusy);
+      if (s != Status::kOk) continue;
+      std::string value(hit.value_size, '\0');
+      const bool whole = arena->table().read_value(hit, value.data());
+      CHECK(!whole || value == std::string(value.size(), 'v'));
+    }
+  });
+  harness::Random random{11};
+  for (int i = 0; i < kRounds; ++i) {
+    const std::string key = key_of(random(kKeys));
+    if (random(5) == 0) harness::drop(*arena, key);
+    else put(*arena, key, std::string(random(200), 'v'));
+  }
+  CHECK(arena->shut_down(false, soon()) == Status::kOk);
+  for (auto& thread : threads) thread.join();
+  stop.store(true);
+  for (auto& thread : others) thread.join();
+  std::vector<Arena::Held> held;
+  CHECK(arena->held(false, false, soon(), held) == Status::kOk && held.empty());
+  CHECK(arena->size() == 0 && done.load() > 0);
+  CHECK_WHOLE(*arena);
+  close(fd);
+}
