@@ -8,7 +8,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from shmcache._core import Arena
+from shmcache._core import Arena, Token
 from shmcache._errors import ClaimLostError
 
 __all__ = ["Claim"]
@@ -31,7 +31,8 @@ class Claim(Generic[T]):
                                        task are not its fault
     =================================  ===========================================================
 
-    The exception goes on. Unlike the objects that a store gives out, the item is private.
+    The exception goes on. A claim that nobody refers to any more, and that has not ended, goes back
+    as it was. Unlike the objects that a store gives out, the item is private.
 
     >>> import shmcache
     >>> with shmcache.FIFO.create(capacity="1MiB") as jobs:
@@ -51,11 +52,9 @@ class Claim(Generic[T]):
     attempt: int
     """1 if no claim of the item has failed before."""
 
-    def __init__(
-        self, core: Arena, key: str, item: T, token: tuple[int, int, int], attempt: int
-    ) -> None:
+    def __init__(self, core: Arena, key: str, item: T, token: Token, attempt: int) -> None:
         self._core = core
-        self._token = token
+        self._token = token  # with its last reference a claim that has not ended is released
         self._ended = False
         self.key = key
         self.item = item
@@ -88,8 +87,11 @@ class Claim(Generic[T]):
     def renew(self, lease: float | None) -> None:
         """Hold the claim for ``lease`` seconds from now, None for as long as this process lives.
 
-        Raises :class:`~shmcache.ClaimLostError` if it was taken away, or has ended.
+        Raises :class:`~shmcache.ClaimLostError` if it was taken away, or has ended, and
+        ``ValueError`` if ``lease`` is not above 0.
         """
+        if lease is not None and not lease > 0:
+            raise ValueError(f"lease is seconds above 0, or None for no end, and not {lease!r}")
         if self._ended or not self._core.renew(self._token, lease):
             raise ClaimLostError(f"the claim of {self.key!r} has ended: it cannot be renewed")
 

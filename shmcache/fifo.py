@@ -31,8 +31,9 @@ __all__ = ["FIFO"]
 # with one that neither covers. What is being decoded says whose error it is.
 _Popped = tuple[str, bytes, int]
 
-# Key, payload, what the core knows the claim by, failures before: as above.
-_Claimed = tuple[str, bytes, tuple[int, int, int], int]
+# Key, payload, what the core knows the claim by, failures before: as above. With the last reference
+# to the third the core releases the claim, unless it has ended.
+_Claimed = tuple[str, bytes, Any, int]
 
 # A cancelled pop_async leaves a thread of the executor asleep for at most this long.
 _ASYNC_SLICE_SECONDS = 0.1

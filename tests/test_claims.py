@@ -57,7 +57,8 @@ def test_a_block_that_raises_gives_the_item_back(jobs: FIFO, pod: Any) -> None:
         raise ZeroDivisionError
     first.release()
     assert keys(jobs) == ["a", "b", "c"]
-    assert [jobs.claim().attempt for _ in range(3)] == [1, 2, 1]
+    claims = [jobs.claim(0) for _ in range(3)]
+    assert [claim.attempt for claim in claims] == [1, 2, 1]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
@@ -195,7 +196,8 @@ def test_what_is_deleted_does_not_come_back(jobs: FIFO, pod: Any) -> None:
     jobs.add(pod("a", n=4))
     claim.fail()
     assert [item.get("n") for item in jobs.list()] == [None, 4]
-    assert [jobs.claim(0).attempt for _ in range(2)] == [1, 1]
+    claims = [jobs.claim(0) for _ in range(2)]
+    assert [claim.attempt for claim in claims] == [1, 1]
 
 
 def test_replace_decides_what_comes_back(jobs: FIFO, pod: Any) -> None:

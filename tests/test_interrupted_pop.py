@@ -22,18 +22,21 @@ POPS: dict[str, Callable[[FIFO], list[Any]]] = {
 }
 
 
-RETURN_VALUE = dis.opmap["RETURN_VALUE"]
+# Before these the interpreter does not look for signals.
+UNSEEN = {dis.opmap[name] for name in ("RETURN_VALUE", "PUSH_EXC_INFO") if name in dis.opmap}
 
 
 class Strike(BaseException):
     """What the signal handler raises."""
 
 
-def strikes(fifo: FIFO, pop: Callable[[FIFO], list[Any]]) -> Iterator[list[Any] | None]:
+def strikes(
+    fifo: FIFO, pop: Callable[[FIFO], list[Any]], files: tuple[str, ...] = ("shmcache/fifo.py",)
+) -> Iterator[list[Any] | None]:
     """Run `pop` again and again, each time with Strike raised one bytecode later in the frames of
-    fifo.py; yield what it returned, None if it was struck. Ends when it ran through.
+    ``files``; yield what it returned, None if it was struck. Ends when it ran through.
 
-    Before RETURN_VALUE nothing is raised: there the interpreter does not look for signals.
+    Before UNSEEN nothing is raised.
     """
     sys._getframe().f_trace_opcodes = True  # Python 3.12 wants it before the tracer is set
     at = 0
@@ -42,10 +45,10 @@ def strikes(fifo: FIFO, pop: Callable[[FIFO], list[Any]]) -> Iterator[list[Any] 
 
         def trace(frame: FrameType, event: str, arg: Any) -> Any:
             nonlocal left
-            if frame.f_code.co_filename.endswith("shmcache/fifo.py"):
+            if frame.f_code.co_filename.endswith(files):
                 frame.f_trace_opcodes = True
                 code = frame.f_code.co_code[frame.f_lasti]
-                if event == "opcode" and code != RETURN_VALUE:
+                if event == "opcode" and code not in UNSEEN:
                     left -= 1
                     if left == -1:
                         sys.settrace(None)

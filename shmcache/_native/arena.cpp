@@ -207,6 +207,11 @@ Status Arena::upsert(const Entry& entry, Upsert how, uint64_t seq, uint64_t dead
   }
   Table::Place place;
   if (Status s = table_.locate(key, place); s != Status::kOk) return guard.end(s);
+  if (seq != kAtTheTail) {  // what is in flight was queued after the pop that is undone: it is newer
+    RecordNo claimed;
+    if (Status s = in_flight(key, claimed); s != Status::kOk) return guard.end(s);
+    if (claimed != kNoRecord) return Status::kOk;
+  }
   if (place.record == kNoRecord) {  // an update needs no more of the index than it has
     if (Status s = table_.reserve_index(1); s != Status::kOk) return guard.end(s);
     if (Status s = table_.locate(key, place); s != Status::kOk) return guard.end(s);

@@ -178,6 +178,21 @@ struct NewTerms {
 
 enum class What { kKeys, kValues, kItems };
 
+class Handle;
+
+// A claim as Python holds it. No Python code runs at its end, so no signal handler does: a handler
+// may have raised before there was a block to end the claim, or as that ended.
+struct Token {
+  explicit Token(nb::object arena) : arena(std::move(arena)) {}
+  ~Token();
+  Token(const Token&) = delete;
+  Token& operator=(const Token&) = delete;
+
+  nb::object arena;
+  Arena::Claim claim;
+  bool ended = true;  // there is none yet
+};
+
 class Handle {
  public:
   Handle(std::unique_ptr<Segment> segment, std::string name, nb::object decode, uint64_t cache_bytes,
@@ -548,40 +563,45 @@ class Handle {
     Use use(*this);
     const uint64_t deadline = deadline_after(timeout), lease_ns = nanoseconds(lease);
     Item item;
-    Arena::Claim claim;
+    const nb::object made = nb::cast(new Token(nb::find(*this)), nb::rv_policy::take_ownership);
+    Token& token = *nb::inst_ptr<Token>(made);
     taking(deadline, [&](uint64_t lock_deadline) {
-      return arena_->try_claim(lease_ns, lock_deadline, item, claim);
+      return arena_->try_claim(lease_ns, lock_deadline, item, token.claim);
     });
-    try {
-      hand.append(nb::make_tuple(to_str(item.key()), to_bytes(item.value()),
-                                 nb::make_tuple(raw(claim.record), claim.state, claim.number),
-                                 claim.failures));
-    } catch (...) {  // no memory for the Python objects
-      bool ours = false;
-      (void)arena_->end_claim(claim, Arena::End::kReleased, deadline_after(lock_timeout_), ours);
-      throw;
-    }
+    token.ended = false;  // if there is no memory for the rest, it is released
+    hand.append(nb::make_tuple(to_str(item.key()), to_bytes(item.value()), made,
+                               token.claim.failures));
   }
 
   // False: the claim is no longer ours, and nothing has happened. No signal handler runs in here.
-  bool end_claim(nb::tuple claim, int how) {
+  bool end_claim(Token& token, int how) {
     Use use(*this);
-    const Arena::Claim given = claim_of(claim);
     bool ours = false;
     check(unsignalled([&](uint64_t deadline) {
-      return arena_->end_claim(given, static_cast<Arena::End>(how), deadline, ours);
+      return arena_->end_claim(token.claim, static_cast<Arena::End>(how), deadline, ours);
     }));
+    token.ended = true;
     return ours;
   }
 
-  bool renew(nb::tuple claim, nb::handle lease) {
+  bool renew(const Token& token, nb::handle lease) {
     Use use(*this);
-    const Arena::Claim given = claim_of(claim);
     const uint64_t lease_ns = nanoseconds(lease);
     bool ours = false;
     check(unsignalled(
-        [&](uint64_t deadline) { return arena_->renew(given, lease_ns, deadline, ours); }));
+        [&](uint64_t deadline) { return arena_->renew(token.claim, lease_ns, deadline, ours); }));
     return ours;
+  }
+
+  // Nobody can end the claim any more. In a destructor: an error may be on its way.
+  void let_go(Token& token) noexcept {
+    // A child after a fork owns nothing, and a closed handle neither.
+    if (closed() || arena_->segment().owner_id() == 0) return;
+    nb::error_scope pending;
+    try {
+      end_claim(token, static_cast<int>(Arena::End::kReleased));
+    } catch (...) {  // then it fails, as soon as this handle is closed
+    }
   }
 
   // (key, payload, failures, pid, seconds left of the lease or None) of what is in flight, or of the
@@ -1040,11 +1060,6 @@ class Handle {
     return static_cast<uint64_t>(std::clamp(nb::cast<double>(lease), 1e-9, 1e9) * 1e9);
   }
 
-  static Arena::Claim claim_of(nb::tuple claim) {
-    return {RecordNo{nb::cast<uint32_t>(claim[0])}, nb::cast<uint64_t>(claim[1]),
-            nb::cast<uint64_t>(claim[2]), 0};
-  }
-
   // `attempt` until it has something, or there will be nothing, or `deadline`.
   template <typename Attempt>
   void taking(uint64_t deadline, Attempt&& attempt) {
@@ -1343,6 +1358,10 @@ class Handle {
   Last last_;
 };
 
+Token::~Token() {
+  if (!ended) nb::inst_ptr<Handle>(arena)->let_go(*this);
+}
+
 // Handle::get as a plain method of CPython's: nanobind's dispatch of arguments that may be None or
 // left out costs more than the lookup itself.
 PyObject* get_method(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
@@ -1427,6 +1446,7 @@ NB_MODULE(_core, m) {
       .def(nb::init<>())
       .def("__setitem__", &shmcache::NewTerms::set, nb::arg("version"), nb::arg("packed"))
       .def("__len__", &shmcache::NewTerms::size);
+  nb::class_<shmcache::Token>(m, "Token");
   nb::class_<Handle> arena(m, "Arena");
   arena.attr("get") = nb::steal(PyDescr_NewMethod(
       reinterpret_cast<PyTypeObject*>(arena.ptr()), &shmcache::get_definition));

@@ -173,9 +173,14 @@ Status Arena::mark_behind(const std::vector<RecordNo>& claimed) {
 Status Arena::erase_behind() {
   return each_of(queue_.in_flight(), [&](RecordNo record) {
     RecordNo newer;
-    Status s = table_.locate_like(record, Table::Sought::kLive, newer);
-    if (s == Status::kOk && newer != kNoRecord) s = erase_locked(newer, false);
-    return s;
+    const Status s = table_.locate_like(record, Table::Sought::kLive, newer);
+    if (s != Status::kOk || newer == kNoRecord) return s;
+    Ticket* ticket = table_.ticket(record);
+    if (ticket == nullptr) return Status::kCorrupt;
+    // Or the failure of the claim would bring back what is older than what was dropped. First: as in
+    // Arena::erase.
+    ticket->cancelled.store(1, relaxed);
+    return erase_locked(newer, false);
   });
 }
 

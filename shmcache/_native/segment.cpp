@@ -501,7 +501,11 @@ void Segment::set_index_name(uint32_t number, const std::string& name) {
 
 uint32_t Segment::owner_pid(uint32_t id) const {
   const uint32_t number = (id >> kGenerationBits) - 1;
-  return number < kOwnerSlots ? slot(number).pid.load(std::memory_order_relaxed) : 0;
+  // A later owner of the slot has nothing to do with it.
+  return number < kOwnerSlots && slot(number).generation.load(std::memory_order_relaxed) ==
+                                     (id & kGenerationMask)
+             ? slot(number).pid.load(std::memory_order_relaxed)
+             : 0;
 }
 
 std::vector<Segment::Owner> Segment::owners() const {
