@@ -209,7 +209,7 @@ class InFlight(Generic[T]):
     key: str
     item: T
     pid: int
-    """Of the consumer, as its process knows itself."""
+    """Of the consumer, as its process knows itself; 0 if it is gone and another has its place."""
     attempt: int
     """1 for the first claim."""
     lease: float | None

@@ -10,6 +10,7 @@ import math
 import queue
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from shmcache._errors import CodecError
@@ -34,6 +35,9 @@ _Popped = tuple[str, bytes, int]
 # Key, payload, what the core knows the claim by, failures before: as above. With the last reference
 # to the third the core releases the claim, unless it has ended.
 _Claimed = tuple[str, bytes, Any, int]
+
+# Key, payload, failures, pid, seconds left of its lease.
+_Held = tuple[str, bytes, int, int, float | None]
 
 # A cancelled pop_async leaves a thread of the executor asleep for at most this long.
 _ASYNC_SLICE_SECONDS = 0.1
@@ -303,17 +307,28 @@ class FIFO(Store):
         """What consumers have claimed, in the order of the claims. What a dead one had is gone
         back to the queue before, if this handle is writable."""
         return [
-            InFlight(key, self._decode((key, data, 0)), pid, failures + 1, lease)
-            for key, data, failures, pid, lease in self._core.held(False)
+            InFlight(key, item, pid, failures + 1, lease)
+            for (key, _, failures, pid, lease), item in self._held(False)
         ]
 
     def dead_letters(self) -> builtins.list[DeadLetter[Any]]:
         """What failed ``max_attempts`` times, in the order of its last claims. The key can be added
-        again all the same."""
+        again all the same. If the codec cannot decode one of them, all are in the ``.obj`` of the
+        :class:`~shmcache.CodecError`, as key and bytes."""
         return [
-            DeadLetter(key, self._decode((key, data, 0)), failures)
-            for key, data, failures, _, _ in self._core.held(True)
+            DeadLetter(key, item, failures) for (key, _, failures, _, _), item in self._held(True)
         ]
+
+    def _held(self, dead: bool) -> Iterator[tuple[_Held, Any]]:
+        """All or nothing: a codec's error has them all, key and payload, in ``.obj``."""
+        held = self._core.held(dead)
+        for one in held:
+            try:
+                item = self._decode((one[0], one[1], 0))
+            except CodecError as error:
+                error.obj = [(key, data) for key, data, *_ in held]
+                raise
+            yield one, item
 
     def retry(self, key: str) -> bool:
         """Queue a dead letter again, at the tail and with all its attempts; unless a newer version
@@ -335,8 +350,9 @@ class FIFO(Store):
     def shutdown(self, immediate: bool = False) -> None:
         """End the queue for every process: once it is empty, ``pop`` raises ``ShutDown``.
 
-        What is queued is still popped, unless ``immediate``, which drops it. Adding stays
-        allowed (as after ``Close`` in client-go).
+        What is queued is still popped, unless ``immediate``, which drops it. A consumer waits for
+        what others have in flight too, as it may come back to the queue; after an ``immediate`` end
+        it does not. Adding stays allowed (as after ``Close`` in client-go).
         """
         self._core.shut_down(bool(immediate))
 

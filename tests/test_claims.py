@@ -291,6 +291,9 @@ def test_a_payload_that_cannot_be_read_has_failed(jobs: FIFO) -> None:
     assert jobs.stats().dead_letters == 1
     with shmcache.attach(jobs.name) as reader, pytest.raises(shmcache.CodecError):
         reader.dead_letters()  # type: ignore[attr-defined]
+    with pytest.raises(shmcache.CodecError) as caught:
+        jobs.dead_letters()
+    assert caught.value.obj == [("k", b"\xc1")]
     assert jobs.drop("k")
 
 
@@ -328,3 +331,70 @@ def test_max_attempts_belongs_to_the_arena(name: str, pod: Any) -> None:
         fifo.claim(0).fail()
         assert [letter.attempts for letter in fifo.dead_letters()] == [1]
         fifo.unlink()
+
+
+def test_an_undone_pop_does_not_replace_what_is_in_flight(jobs: FIFO) -> None:
+    """What a struck pop gives back is older than a version that was claimed meanwhile."""
+    jobs.add_raw("k", b"\xa2v1")
+    hand: list[Any] = []
+    jobs._core.pop(1, 0, hand)
+    jobs.add_raw("k", b"\xa2v2")
+    claim = jobs.claim(0)
+    jobs._core.put_back(hand)
+    claim.fail()
+    assert jobs.list() == ["v2"]
+
+
+def test_shutdown_at_once_brings_nothing_older_back(jobs: FIFO) -> None:
+    """If shutdown(immediate=True) drops a newer version, the older one in flight stays away."""
+    jobs.add_raw("k", b"\xa2v1")
+    claim = jobs.claim(0)
+    jobs.add_raw("k", b"\xa2v2")
+    jobs.shutdown(immediate=True)
+    claim.fail()
+    assert jobs.list() == []
+
+
+@pytest.mark.parametrize("lease", [0, -1, float("nan")])
+def test_a_lease_is_renewed_for_some_time(jobs: FIFO, pod: Any, lease: float) -> None:
+    """renew() refuses what claim() refuses, and the claim stays as it was."""
+    jobs.add(pod("a"))
+    claim = jobs.claim(0)
+    with pytest.raises(ValueError, match="lease"):
+        claim.renew(lease)
+    assert jobs.in_flight()[0].lease is None
+    claim.done()
+
+
+def test_a_shutdown_waits_for_what_others_have(jobs: FIFO, pod: Any) -> None:
+    """After shutdown() a consumer stays while another handle has something in flight, and gets what
+    comes back; it does not wait for what it holds itself."""
+    jobs.replace([pod("a"), pod("b")])
+    with FIFO.attach(jobs.name) as other:
+        theirs, ours = other.claim(0), jobs.claim(0)
+        jobs.shutdown()
+        with pytest.raises(queue.Empty):
+            jobs.claim(0)
+        with pytest.raises(queue.Empty):
+            jobs.pop(0.01)
+        theirs.fail()
+        assert jobs.pop(0) == pod("a")
+        with pytest.raises(shmcache.ShutDown):
+            jobs.claim()
+        ours.done()
+        with pytest.raises(shmcache.ShutDown):
+            other.pop()
+
+
+def test_an_immediate_shutdown_lets_nothing_come_back(jobs: FIFO, pod: Any) -> None:
+    """shutdown(immediate=True) drops what is queued and behind claims, and cancels the claims."""
+    jobs.replace([pod("a", n=1), pod("b")])
+    with FIFO.attach(jobs.name) as other:
+        theirs = other.claim(0)
+        jobs.add(pod("a", n=2))
+        jobs.shutdown(immediate=True)
+        assert jobs.stats().deletes == 2
+        with pytest.raises(shmcache.ShutDown):
+            jobs.pop()
+        theirs.fail()
+    assert (keys(jobs), flying(jobs)) == ([], [])

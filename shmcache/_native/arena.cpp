@@ -873,7 +873,7 @@ Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& 
   RecordNo head = queue_.head();
   if (head == kNoRecord) {
     if (m.waiting.count.load(relaxed) != 0) return guard.end(Status::kCorrupt);
-    return m.shut_down.load(relaxed) != 0 ? Status::kShutDown : Status::kEmpty;
+    return guard.end(nothing_left());
   }
   // Copies first: an item leaves the queue only when its consumer has it.
   std::vector<RecordNo> taken;
@@ -932,7 +932,8 @@ Status Arena::wait_ready(uint64_t deadline) {
   std::atomic_thread_fence(std::memory_order_seq_cst);  // P7
   // DIRTY: as in try_pop, an item may be there that is not yet counted, and never will be if its
   // producer is dead.
-  if (m.waiting.count.load(relaxed) != 0 || m.shut_down.load(relaxed) != 0 ||
+  if (m.waiting.count.load(relaxed) != 0 ||
+      (m.shut_down.load(relaxed) != 0 && m.in_flight.count.load(relaxed) == 0) ||
       (c.lock.load(relaxed) & kLockDirty) != 0) {
     return Status::kOk;
   }
@@ -999,7 +1000,7 @@ Status Arena::shut_down(bool immediate, uint64_t deadline) {
         if (Status s = erase_locked(head, true); s != Status::kOk) return guard.end(s);
         add_one(segment_->meta().deletes);
       }
-      if (Status s = erase_behind(); s != Status::kOk) return guard.end(s);
+      if (Status s = cancel_claims(); s != Status::kOk) return guard.end(s);
       table_.end_mutation();
     }
   }

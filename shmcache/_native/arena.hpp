@@ -210,7 +210,8 @@ class Arena {
   Status fail_locked(RecordNo held, bool counted);
   Status erase_dead(RecordNo record);
   Status mark_behind(const std::vector<RecordNo>& claimed);
-  Status erase_behind();
+  Status cancel_claims();
+  Status nothing_left() const;
   bool holds(const Claim& claim) const;
   void count_pops(uint64_t more);
   Status copy_record(const Hit& hit, bool with_value, Item& item) const;

@@ -170,18 +170,38 @@ Status Arena::mark_behind(const std::vector<RecordNo>& claimed) {
   return Status::kOk;
 }
 
-Status Arena::erase_behind() {
+// Nothing that is in flight comes back, and what waits behind it is gone.
+Status Arena::cancel_claims() {
   return each_of(queue_.in_flight(), [&](RecordNo record) {
     RecordNo newer;
     const Status s = table_.locate_like(record, Table::Sought::kLive, newer);
-    if (s != Status::kOk || newer == kNoRecord) return s;
+    if (s != Status::kOk) return s;
     Ticket* ticket = table_.ticket(record);
     if (ticket == nullptr) return Status::kCorrupt;
-    // Or the failure of the claim would bring back what is older than what was dropped. First: as in
-    // Arena::erase.
-    ticket->cancelled.store(1, relaxed);
+    ticket->cancelled.store(1, relaxed);  // first: as in Arena::erase
+    if (newer == kNoRecord) return s;
+    Meta& m = segment_->meta();
+    m.deletes.store(m.deletes.load(relaxed) + 1, relaxed);
     return erase_locked(newer, false);
   });
+}
+
+// What a consumer is told who finds the queue empty. After a shutdown one still waits for what others
+// have in flight, since that may come back, or have a newer version behind it; not for what this
+// handle has, whose end is up to it.
+Status Arena::nothing_left() const {
+  if (segment_->meta().shut_down.load(relaxed) == 0) return Status::kEmpty;
+  bool others = false;
+  const Status s = each_of(queue_.in_flight(), [&](RecordNo record) {
+    const Ticket* ticket = table_.ticket(record);
+    if (ticket == nullptr) return Status::kCorrupt;
+    RecordNo newer;
+    const Status located = table_.locate_like(record, Table::Sought::kLive, newer);
+    others = others || (ticket->owner.load(relaxed) != segment_->owner_id() &&
+                        (newer != kNoRecord || !is_cancelled(*ticket)));
+    return located;
+  });
+  return s != Status::kOk ? s : others ? Status::kEmpty : Status::kShutDown;
 }
 
 Status Arena::try_claim(uint64_t lease_ns, uint64_t deadline, Item& item, Claim& claim) {
@@ -195,7 +215,7 @@ Status Arena::try_claim(uint64_t lease_ns, uint64_t deadline, Item& item, Claim&
   const RecordNo head = queue_.head();
   if (head == kNoRecord) {
     if (m.waiting.count.load(relaxed) != 0) return guard.end(Status::kCorrupt);
-    return m.shut_down.load(relaxed) != 0 ? Status::kShutDown : Status::kEmpty;
+    return guard.end(nothing_left());
   }
   Hit hit;
   if (!table_.valid(head) || table_.peek(head, hit) != Status::kOk) {

@@ -73,6 +73,8 @@ class Model:
         self.claims = itertools.count(1)
         self.pops = 0
         self.shut = False
+        self.asker = 0
+        """Whose call it is."""
 
     def queued(self) -> list[str]:
         waiting = [key for key in self.items if key not in self.flying]
@@ -117,15 +119,19 @@ class Model:
 
     def shutdown(self, immediate: bool) -> None:
         self.shut = True
-        for key in [*self.items] if immediate else []:
+        for key in [*self.items, *self.flying] if immediate else []:
             self.delete_by_key(key)
 
     # --- consumers ---
 
     def first(self) -> str:
-        if not self.queued():
-            raise shmcache.ShutDown if self.shut else queue.Empty
-        return self.queued()[0]
+        if self.queued():
+            return self.queued()[0]
+        others = any(  # who may bring something back
+            held.owner != self.asker and (key in self.items or not held.cancelled)
+            for key, held in self.flying.items()
+        )
+        raise queue.Empty if others or not self.shut else shmcache.ShutDown
 
     def pop_raw(self, timeout: float) -> tuple[str, bytes]:
         key = self.first()
@@ -140,6 +146,7 @@ class Model:
         return [CODEC.decode(data) for data in taken]
 
     def claim(self, owner: int) -> Held:
+        self.asker = owner
         key = self.first()
         held = Held(key, self.items.pop(key), owner, next(self.claims))
         self.flying[key] = held
@@ -273,6 +280,7 @@ class ClaimsMachine(RuleBasedStateMachine):
 
     def both(self, user: int, method: str, *args: Any) -> None:
         """The user and the model do the same and say the same, unless the arena is full."""
+        self.model.asker = user
         said = outcome(self.users[user], method, *args)
         if said == "CapacityError":
             assert self.model.size() + len(repr(args)) > CAPACITY // 4
