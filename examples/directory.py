@@ -80,6 +80,9 @@ def main() -> None:
                     worker.join()
             print(f"{len(jobs) - 1} jobs in the store", flush=True)
         finally:
+            for worker in workers:
+                if worker.is_alive():  # after Ctrl-C: perhaps still starting, to look for the store
+                    worker.kill()
             jobs.unlink()
 
 

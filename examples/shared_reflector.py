@@ -80,6 +80,9 @@ def main() -> None:
             for worker in workers:
                 worker.join()
         finally:
+            for worker in workers:
+                if worker.is_alive():  # after Ctrl-C: perhaps still starting, to look for the store
+                    worker.kill()
             jobs.unlink()
 
 

@@ -61,7 +61,7 @@ def add_and_pop(scale: Scale, rival: str) -> Iterator[Pair]:
     "claim + done",
     "queue",
     "claim of a small object and its end, beside pop of such a queue, in one process",
-    {"pop": 2.5},
+    {"itself, by pop": 2.5},
 )
 def claim_and_done(scale: Scale, rival: str) -> Iterator[Pair]:
     objects = [{"id": f"job-{n}", "n": n, "done": False} for n in range(1_000)]

@@ -14,7 +14,7 @@ import pytest
 from shmcache import FIFO, Store
 from tests.procs.control import CONTROL, META, start, stop_as_owner, wait_for
 
-LIVE = META + 64 + 24  # Meta::live, behind mutation_seq, version and ring_pos
+WAITING = META + 128 + 8  # Meta::waiting.count, behind the ends of the list
 DIRTY = 2
 
 
@@ -58,10 +58,10 @@ def test_signals_do_not_hide_an_item(name: str) -> None:
     with FIFO.create(name, capacity="1MiB") as fifo:
         fifo.add_raw("item", b"\xa1x")
         file = os.open(Path("/dev/shm") / f"shmcache.{name}", os.O_RDWR | os.O_CLOEXEC)
-        assert struct.unpack("<Q", os.pread(file, 8, LIVE)) == (1,)
+        assert struct.unpack("<Q", os.pread(file, 8, WAITING)) == (1,)
         # What such a producer leaves: the record is LIVE, nothing counts it, the lock is DIRTY.
         # First as an empty queue, so that the consumer goes to sleep.
-        os.pwrite(file, struct.pack("<Q", 0), LIVE)
+        os.pwrite(file, struct.pack("<Q", 0), WAITING)
 
         def producer_dies(*_: object) -> None:
             signal.signal(signal.SIGALRM, lambda *_: None)
