@@ -70,12 +70,12 @@ class Program:
 
     def children(self) -> set[int]:
         """The processes that it has started itself, and that live."""
-        return {
-            int(pid)
-            for task in Path(f"/proc/{self.pid}/task").iterdir()
-            for pid in (task / "children").read_text().split()
-            if Path(f"/proc/{pid}/maps").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()
-        }
+        found = set()
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends
+                pids = (task / "children").read_text().split()
+                found |= {int(pid) for pid in pids if _is_alive(pid)}
+        return found
 
     def arenas(self) -> set[str]:
         """The files of the arenas that it has mapped."""
@@ -108,3 +108,11 @@ class Program:
     def wait(self) -> int:
         """Its exit status, negative if a signal ended it."""
         return self._process.wait(DEADLINE)
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether a process lives: one that has ended, waited for or not, has no command line."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except (FileNotFoundError, ProcessLookupError):  # gone while we look
+        return False
