@@ -114,7 +114,8 @@ def test_every_worker_has_the_same(
     assert exists(name)
     web.ctrl_c()
     assert web.wait() == 0
-    assert "Traceback" not in web.output
+    # gunicorn itself writes one where a worker ends in the middle of a response.
+    assert "/shmcache/" not in web.output
     assert not exists(name)
 
 
