@@ -246,6 +246,27 @@ def test_the_plots_of_fixed_results(tmp_path: Path) -> None:
     assert path.read_text() == drawn
 
 
+def test_the_figures_on_the_page_are_those_of_the_results() -> None:
+    """Each ratio, target and verdict that docs/performance.md shows is the one in bench/results."""
+    root = Path(__file__).resolve().parents[1]
+    rows = {
+        (row["workload"], row["rival"]): row
+        for row in json.loads((root / "bench/results/results.json").read_text())["rows"]
+    }
+    page = (root / "docs/performance.md").read_text().partition("## In one run")[2]
+    shown = [
+        tuple(cell.strip() for cell in line.split("|")[1:-1])
+        for line in page.splitlines()
+        if line.startswith("| ") and not line.startswith("| work |")
+    ]
+    assert shown
+    for workload, rival, ratio, target in shown:
+        row = rows[workload, rival]
+        assert ratio == report.figure(row["ratio"]["median"]), (workload, rival)
+        missed = ", missed" if row["verdict"] == "missed" else ""
+        assert target == f"≤ {row['target']:.3g}{missed}", (workload, rival)
+
+
 def test_a_call_is_timed() -> None:
     """`per_item` calls with items in turn, and its figure is the time of a call."""
     seen: list[int] = []
