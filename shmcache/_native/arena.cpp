@@ -36,10 +36,6 @@ void read_slot(const std::atomic<uint64_t>& count, Copy&& copy) {
   }
 }
 
-void add_one(std::atomic<uint64_t>& figure) {  // REQUIRES: the lock
-  figure.store(figure.load(relaxed) + 1, relaxed);
-}
-
 }  // namespace
 
 Arena::Guard::Guard(Arena& arena, Hold hold, uint64_t deadline) : arena_(arena) {
@@ -119,35 +115,32 @@ Status Arena::upsert_locked(const Key& key, RecordNo fresh, const Table::Place& 
   if (segment_->kind() == Kind::kFifo) {
     Record& r = table_.record(fresh);
     RecordNo claimed;
-    if (Status s = in_flight(key, claimed); s != Status::kOk) return s;
-    // Linked before it is published: publish gives the old record's link to the free list.
-    if (place.record != kNoRecord) {
+    Status s = in_flight(key, claimed);
+    if (s != Status::kOk) return s;
+    const bool update = place.record != kNoRecord;
+    if (update) {
       const Ticket* old = table_.ticket(place.record);
       if (old == nullptr) return Status::kCorrupt;
       table_.ticket(fresh)->failures.store(old->failures.load(relaxed), relaxed);
-      r.seq.store(table_.record(place.record).seq.load(relaxed), relaxed);
-      if (claimed != kNoRecord) {
-        r.next.store(kBehindAClaim, relaxed);
-      } else if (Status s = queue_.take_place(fresh, place.record); s != Status::kOk) {
-        return s;
-      }
+      seq = table_.record(place.record).seq.load(relaxed);
+    }
+    const bool tail = seq == kAtTheTail;
+    r.seq.store(tail ? queue_.next_seq() : seq, relaxed);
+    // Linked before it is published: publish gives the old record's link to the free list.
+    if (claimed != kNoRecord) {  // the newer version waits for the end of the work on the key
+      r.next.store(kBehindAClaim, relaxed);
+    } else if (update) {
+      s = queue_.take_place(fresh, place.record);
+    } else if (tail) {
+      s = queue_.push_tail(queue_.waiting(), fresh);
     } else {
-      r.seq.store(seq == kAtTheTail ? queue_.next_seq() : seq, relaxed);
-      // While somebody works on the key, its newer version waits for the end of that.
-      Status s = Status::kOk;
-      if (claimed != kNoRecord) {
-        r.next.store(kBehindAClaim, relaxed);
-      } else if (seq == kAtTheTail) {
-        s = queue_.push_tail(queue_.waiting(), fresh);
-      } else {
-        s = queue_.push_in_order(fresh);
-      }
-      if (s != Status::kOk) return s;
-      Meta& m = segment_->meta();
-      if (m.populated.load(relaxed) == 0) {
-        m.initial_last_seq.store(0, relaxed);
-        m.populated.store(1, release);
-      }
+      s = queue_.push_in_order(fresh);
+    }
+    if (s != Status::kOk) return s;
+    Meta& m = segment_->meta();
+    if (m.populated.load(relaxed) == 0) {
+      m.initial_last_seq.store(0, relaxed);
+      m.populated.store(1, release);
     }
   }
   if (segment_->kind() == Kind::kIndexer) {
@@ -157,7 +150,7 @@ Status Arena::upsert_locked(const Key& key, RecordNo fresh, const Table::Place& 
     }
     if (Status s = postings_.link(fresh); s != Status::kOk) return s;
   }
-  add_one(segment_->meta().writes);
+  add_to(segment_->meta().writes, 1);
   return table_.publish(fresh, place);
 }
 
@@ -207,7 +200,7 @@ Status Arena::upsert(const Entry& entry, Upsert how, uint64_t seq, uint64_t dead
   }
   Table::Place place;
   if (Status s = table_.locate(key, place); s != Status::kOk) return guard.end(s);
-  if (seq != kAtTheTail) {  // what is in flight was queued after the pop that is undone: it is newer
+  if (seq != kAtTheTail) {  // what is in flight was queued after the pop that is undone
     RecordNo claimed;
     if (Status s = in_flight(key, claimed); s != Status::kOk) return guard.end(s);
     if (claimed != kNoRecord) return Status::kOk;
@@ -297,7 +290,7 @@ Status Arena::erase(std::string_view key_text, uint64_t deadline, bool& was_ther
   if (Status s = in_flight(key, claimed); s != Status::kOk) return guard.end(s);
   if (place.record == kNoRecord && claimed == kNoRecord) return Status::kOk;
   table_.begin_mutation();
-  add_one(segment_->meta().deletes);
+  add_to(segment_->meta().deletes, 1);
   if (claimed != kNoRecord) {
     Ticket* ticket = table_.ticket(claimed);
     if (ticket == nullptr) return guard.end(Status::kCorrupt);
@@ -386,13 +379,6 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
   if (Status s = table_.clear_spare(table_.index_log2(entries.size() + held), spare);
       s != Status::kOk) {
     return s;
-  }
-  std::vector<RecordNo> claimed;  // their keys' new versions are not queued
-  if (held != 0) {
-    for (uint64_t i = 0, n = table_.records_used(); i < n; ++i) {
-      const RecordNo number{static_cast<uint32_t>(i)};
-      if (table_.is(number, Table::Sought::kInFlight)) claimed.push_back(number);
-    }
   }
   const uint64_t old_used = table_.records_used();
   for (uint64_t i = 0; i < old_used; ++i) {
@@ -501,15 +487,15 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
     }
   }
   if (fifo) {
-    if (Status s = mark_behind(claimed); s != Status::kOk) return s;
+    if (Status s = mark_behind(); s != Status::kOk) return s;
     for (RecordNo number : order) {
       if (table_.record(number).next.load(relaxed) == kBehindAClaim) continue;
       if (Status s = queue_.push_tail(queue_.waiting(), number); s != Status::kOk) return s;
     }
     note_drained();
   }
-  m.writes.store(m.writes.load(relaxed) + staged, relaxed);
-  m.deletes.store(m.deletes.load(relaxed) + removed, relaxed);
+  add_to(m.writes, staged);
+  add_to(m.deletes, removed);
   settle_replace(txn);
   table_.end_mutation();
   return Status::kOk;
@@ -862,19 +848,11 @@ Status Arena::reindex_locked(const std::vector<std::string>& names,
 // --- FIFO ---------------------------------------------------------------------------------------
 
 Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& items) {
-  Meta& m = segment_->meta();
-  if (closed()) return Status::kClosed;
-  if (!segment_->writable()) return Status::kReadOnly;
-  // Empty, seen without the lock: pollers do not disturb producers.
-  if (nothing_to_take()) return Status::kEmpty;
+  if (Status s = worth_taking(); s != Status::kOk) return s;
   Guard guard(*this, Hold::kWrite, deadline);
   if (guard.status() != Status::kOk) return guard.status();
-  if (Status s = reap_if_due(); s != Status::kOk) return guard.end(s);
-  RecordNo head = queue_.head();
-  if (head == kNoRecord) {
-    if (m.waiting.count.load(relaxed) != 0) return guard.end(Status::kCorrupt);
-    return guard.end(nothing_left());
-  }
+  RecordNo head;
+  if (Status s = first_waiting(head); s != Status::kOk) return guard.end(s);
   // Copies first: an item leaves the queue only when its consumer has it.
   std::vector<RecordNo> taken;
   try {
@@ -915,10 +893,8 @@ Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& 
 }
 
 void Arena::count_pops(uint64_t more) {
-  std::atomic<uint64_t>& all = segment_->meta().pops;
-  all.store(all.load(relaxed) + more, relaxed);
-  std::atomic<uint64_t>& ours = segment_->slot((segment_->owner_id() >> kGenerationBits) - 1).pops;
-  ours.store(ours.load(relaxed) + more, relaxed);
+  add_to(segment_->meta().pops, more);
+  add_to(segment_->slot((segment_->owner_id() >> kGenerationBits) - 1).pops, more);
 }
 
 Status Arena::wait_ready(uint64_t deadline) {
@@ -998,7 +974,7 @@ Status Arena::shut_down(bool immediate, uint64_t deadline) {
       for (RecordNo head; (head = queue_.head()) != kNoRecord;) {
         if (!table_.valid(head)) return guard.end(Status::kCorrupt);
         if (Status s = erase_locked(head, true); s != Status::kOk) return guard.end(s);
-        add_one(segment_->meta().deletes);
+        add_to(segment_->meta().deletes, 1);
       }
       if (Status s = cancel_claims(); s != Status::kOk) return guard.end(s);
       table_.end_mutation();

@@ -204,12 +204,13 @@ class Arena {
   Status in_flight(const Key& key, RecordNo& record) const;
   template <typename Each>
   Status each_of(const RecordList& list, Each&& each) const;
-  bool nothing_to_take() const;
+  Status worth_taking() const;
+  Status first_waiting(RecordNo& head);
   bool reap_is_due() const;
   Status reap_if_due();
   Status fail_locked(RecordNo held, bool counted);
   Status erase_dead(RecordNo record);
-  Status mark_behind(const std::vector<RecordNo>& claimed);
+  Status mark_behind();
   Status cancel_claims();
   Status nothing_left() const;
   bool holds(const Claim& claim) const;

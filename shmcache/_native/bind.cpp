@@ -483,10 +483,7 @@ class Handle {
     Use use(*this);
     Report r = arena_->report();
     const uint64_t now = now_ns();
-    auto age = [&](uint64_t then) -> nb::object {
-      if (then == 0) return nb::none();
-      return nb::float_(then < now ? static_cast<double>(now - then) * 1e-9 : 0.0);
-    };
+    auto age = [now](uint64_t then) { return seconds_between(then, now, then); };
     r.name[sizeof r.name - 1] = r.last_error[sizeof r.last_error - 1] = '\0';
     nb::dict d;
     d["alive"] = arena_->segment().reflector_alive();
@@ -614,13 +611,9 @@ class Handle {
     const uint64_t now = now_ns();
     nb::list result;
     for (const Arena::Held& one : found) {
-      nb::object left = nb::none();
-      if (one.deadline_ns != 0) {
-        left = nb::float_(static_cast<double>(one.deadline_ns - std::min(now, one.deadline_ns)) /
-                          1e9);
-      }
       result.append(nb::make_tuple(to_str(one.item.key()), to_bytes(one.item.value()),
-                                   one.failures, one.pid, left));
+                                   one.failures, one.pid,
+                                   seconds_between(now, one.deadline_ns, one.deadline_ns)));
     }
     return result;
   }
@@ -710,15 +703,18 @@ class Handle {
     d["created_unix_ns"] = segment.header().created_unix_ns;
     d["reads"] = segment.control().reads.load(relaxed);
     d["read_misses"] = segment.control().read_misses.load(relaxed);
-    d["oldest_age"] = oldest == 0 ? nb::none()
-                                  : nb::object(nb::float_(static_cast<double>(
-                                                              now - std::min(now, oldest)) /
-                                                          1e9));
+    d["oldest_age"] = seconds_between(oldest, now, oldest);
     d["hits"] = hits_;
     d["misses"] = misses_;
     d["cached_bytes"] = cached_bytes_;
     check(Status::kOk);
     return d;
+  }
+
+  // None if `set` is 0: there is no such time.
+  static nb::object seconds_between(uint64_t from, uint64_t to, uint64_t set) {
+    if (set == 0) return nb::none();
+    return nb::float_(from < to ? static_cast<double>(to - from) * 1e-9 : 0.0);
   }
 
   // (pid, items popped) of the living handles that have ever had the lock.

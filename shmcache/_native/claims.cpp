@@ -55,12 +55,24 @@ Status Arena::each_of(const RecordList& list, Each&& each) const {
   return Status::kOk;
 }
 
-// Without the lock: whether a pop would find nothing. Unless DIRTY: then a producer is at work, or
-// died with an item published and not yet counted.
-bool Arena::nothing_to_take() const {
+// Without the lock, so that pollers do not disturb producers: kEmpty if a pop would find nothing.
+// Unless DIRTY: then a producer is at work, or died with an item published and not yet counted.
+Status Arena::worth_taking() const {
   const Meta& m = segment_->meta();
-  return m.waiting.count.load(acquire) == 0 && m.shut_down.load(acquire) == 0 &&
-         (segment_->control().lock.load(acquire) & kLockDirty) == 0 && !reap_is_due();
+  if (closed()) return Status::kClosed;
+  if (!segment_->writable()) return Status::kReadOnly;
+  const bool nothing = m.waiting.count.load(acquire) == 0 && m.shut_down.load(acquire) == 0 &&
+                       (segment_->control().lock.load(acquire) & kLockDirty) == 0 &&
+                       !reap_is_due();
+  return nothing ? Status::kEmpty : Status::kOk;
+}
+
+// The oldest of the waiting. kEmpty, kShutDown: there is none.
+Status Arena::first_waiting(RecordNo& head) {
+  if (Status s = reap_if_due(); s != Status::kOk) return s;
+  head = queue_.head();
+  if (head != kNoRecord) return table_.valid(head) ? Status::kOk : Status::kCorrupt;
+  return segment_->meta().waiting.count.load(relaxed) != 0 ? Status::kCorrupt : nothing_left();
 }
 
 bool Arena::reap_is_due() const {
@@ -84,9 +96,9 @@ Status Arena::reap_if_due() {
     const uint64_t deadline = ticket->deadline_ns.load(relaxed);
     if (owner != asked) {  // mostly that of the one before
       asked = owner;
-      alive = owner != 0 && segment_->owner_alive(owner);
+      alive = segment_->owner_alive(owner);
     }
-    if (owner != 0 && alive && (deadline == 0 || now < deadline)) {
+    if (alive && (deadline == 0 || now < deadline)) {
       if (deadline != 0) next = std::min(next, deadline);
       return Status::kOk;
     }
@@ -160,14 +172,15 @@ Status Arena::erase_dead(RecordNo record) {
 }
 
 // After a replace: the new versions of what is in flight are not to be queued.
-Status Arena::mark_behind(const std::vector<RecordNo>& claimed) {
-  for (RecordNo record : claimed) {
+Status Arena::mark_behind() {
+  return each_of(queue_.in_flight(), [&](RecordNo record) {
     RecordNo newer;
     const Status s = table_.locate_like(record, Table::Sought::kLive, newer);
-    if (s != Status::kOk) return s;
-    if (newer != kNoRecord) table_.record(newer).next.store(kBehindAClaim, relaxed);
-  }
-  return Status::kOk;
+    if (s == Status::kOk && newer != kNoRecord) {
+      table_.record(newer).next.store(kBehindAClaim, relaxed);
+    }
+    return s;
+  });
 }
 
 // Nothing that is in flight comes back, and what waits behind it is gone.
@@ -180,8 +193,7 @@ Status Arena::cancel_claims() {
     if (ticket == nullptr) return Status::kCorrupt;
     ticket->cancelled.store(1, relaxed);  // first: as in Arena::erase
     if (newer == kNoRecord) return s;
-    Meta& m = segment_->meta();
-    m.deletes.store(m.deletes.load(relaxed) + 1, relaxed);
+    add_to(segment_->meta().deletes, 1);
     return erase_locked(newer, false);
   });
 }
@@ -206,21 +218,13 @@ Status Arena::nothing_left() const {
 
 Status Arena::try_claim(uint64_t lease_ns, uint64_t deadline, Item& item, Claim& claim) {
   Meta& m = segment_->meta();
-  if (closed()) return Status::kClosed;
-  if (!segment_->writable()) return Status::kReadOnly;
-  if (nothing_to_take()) return Status::kEmpty;
+  if (Status s = worth_taking(); s != Status::kOk) return s;
   Guard guard(*this, Hold::kWrite, deadline);
   if (guard.status() != Status::kOk) return guard.status();
-  if (Status s = reap_if_due(); s != Status::kOk) return guard.end(s);
-  const RecordNo head = queue_.head();
-  if (head == kNoRecord) {
-    if (m.waiting.count.load(relaxed) != 0) return guard.end(Status::kCorrupt);
-    return guard.end(nothing_left());
-  }
+  RecordNo head;
+  if (Status s = first_waiting(head); s != Status::kOk) return guard.end(s);
   Hit hit;
-  if (!table_.valid(head) || table_.peek(head, hit) != Status::kOk) {
-    return guard.end(Status::kCorrupt);
-  }
+  if (table_.peek(head, hit) != Status::kOk) return guard.end(Status::kCorrupt);
   Ticket* ticket = table_.ticket(head);
   if (ticket == nullptr) return guard.end(Status::kCorrupt);
   // A copy first: an item leaves the queue only when its consumer has it.
@@ -310,7 +314,7 @@ Status Arena::held(bool dead, bool with_values, uint64_t deadline, std::vector<H
   found.clear();
   Guard guard(*this, segment_->writable() ? Hold::kWrite : Hold::kRead, deadline);
   if (guard.status() != Status::kOk) return guard.status();
-  if (guard.held() && segment_->writable()) {
+  if (segment_->writable()) {
     if (Status s = reap_if_due(); s != Status::kOk) return guard.end(s);
   }
   // By the records and not by the list: so it is right after a crash too, for a handle that may not
@@ -351,7 +355,9 @@ Status Arena::settle_dead(std::string_view key_text, bool drop, uint64_t deadlin
   Guard guard(*this, Hold::kWrite, deadline);
   if (guard.status() != Status::kOk) return guard.status();
   RecordNo record, claimed;
-  if (Status s = table_.locate_held(key, Table::Sought::kDead, record); s != Status::kOk) return guard.end(s);
+  if (Status s = table_.locate_held(key, Table::Sought::kDead, record); s != Status::kOk) {
+    return guard.end(s);
+  }
   if (record == kNoRecord) return Status::kOk;
   was_there = true;
   Table::Place place;

@@ -35,4 +35,9 @@ class Arena::Guard {
   bool clean_ = false;
 };
 
+// REQUIRES: the lock is held for writing.
+inline void add_to(std::atomic<uint64_t>& figure, uint64_t more) {
+  figure.store(figure.load(std::memory_order_relaxed) + more, std::memory_order_relaxed);
+}
+
 }  // namespace shmcache

@@ -235,14 +235,12 @@ Status Arena::repair_locked() try {
     std::sort(order.begin(), order.end(), earlier);
     std::sort(claims.begin(), claims.end(), earlier);
     for (RecordList* list : {&m.waiting, &m.in_flight, &m.dead}) Queue::clear(*list);
-    std::vector<RecordNo> claimed;
     for (const Position& position : claims) {
       const bool dead = table_.is(position.record, Table::Sought::kDead);
-      if (!dead) claimed.push_back(position.record);
       const Status s = queue_.push_tail(dead ? m.dead : m.in_flight, position.record);
       if (s != Status::kOk) return s;
     }
-    if (Status s = mark_behind(claimed); s != Status::kOk) return s;
+    if (Status s = mark_behind(); s != Status::kOk) return s;
     for (const Position& position : order) {
       if (table_.record(position.record).next.load(relaxed) == kBehindAClaim) continue;
       if (Status s = queue_.push_tail(m.waiting, position.record); s != Status::kOk) return s;
