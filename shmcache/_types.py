@@ -174,6 +174,8 @@ class Stats:
     """Items of a FIFO that are claimed."""
     dead_letters: int
     """Items of a FIFO whose last permitted claim has failed."""
+    delayed: int
+    """Keys of a WorkQueue that wait for their time."""
     oldest_age: float | None
     """Seconds since the item that is popped next was queued, to some milliseconds; an update does
     not make it younger. None if nothing is queued, and for a Store or Indexer."""

@@ -22,8 +22,6 @@ constexpr auto relaxed = std::memory_order_relaxed;
 constexpr auto acquire = std::memory_order_acquire;
 constexpr auto release = std::memory_order_release;
 
-constexpr uint64_t kAtTheTail = 0;  // no seq is 0
-
 // Of two slots the last bit of `count` names the current one; it is not written to before the count
 // has moved. Copies until a copy is of one count.
 template <typename Copy>
@@ -71,7 +69,7 @@ void Arena::Guard::leave() {
 
 Arena::Arena(std::unique_ptr<Segment> segment)
     : segment_(std::move(segment)), table_(*segment_), queue_(*segment_, table_),
-      postings_(*segment_, table_) {}
+      timers_(*segment_, table_, queue_), postings_(*segment_, table_) {}
 
 // P7. The fence orders the mutation before the look at the flag; the sleeper's fence orders its
 // flag before its look at the state. So one sees the other.
@@ -96,12 +94,12 @@ void Arena::notify_ready() {
 // --- writing ------------------------------------------------------------------------------------
 
 Status Arena::prepare(const Key& key, const Entry& entry, RecordNo& fresh) {
-  const bool fifo = segment_->kind() == Kind::kFifo;
-  if (Status s = table_.prepare(key, entry.value, fifo ? sizeof(Ticket) : entry.terms_size, fresh);
+  const bool queued = has_queue(segment_->kind());
+  if (Status s = table_.prepare(key, entry.value, queued ? sizeof(Ticket) : entry.terms_size, fresh);
       s != Status::kOk) {
     return s;
   }
-  if (fifo) {
+  if (queued) {
     table_.ticket(fresh)->failures.store(0, relaxed);
   } else {
     postings_.write(fresh, entry.terms);
@@ -112,7 +110,7 @@ Status Arena::prepare(const Key& key, const Entry& entry, RecordNo& fresh) {
 // `fresh` is prepared; `place` is where its key belongs now.
 Status Arena::upsert_locked(const Key& key, RecordNo fresh, const Table::Place& place,
                             uint64_t seq) {
-  if (segment_->kind() == Kind::kFifo) {
+  if (has_queue(segment_->kind())) {
     Record& r = table_.record(fresh);
     RecordNo claimed;
     Status s = in_flight(key, claimed);
@@ -156,7 +154,7 @@ Status Arena::upsert_locked(const Key& key, RecordNo fresh, const Table::Place& 
 
 // `queued`: a FIFO's record is among the waiting.
 Status Arena::erase_locked(RecordNo record, bool queued) {
-  if (segment_->kind() == Kind::kFifo) {
+  if (has_queue(segment_->kind())) {
     if (queued) {
       if (Status s = queue_.unlink(queue_.waiting(), record); s != Status::kOk) return s;
     }
@@ -219,7 +217,7 @@ Status Arena::upsert(const Entry& entry, Upsert how, uint64_t seq, uint64_t dead
   guard.leave();
   wrote = true;
   notify_change();
-  if (segment_->kind() == Kind::kFifo) notify_ready();
+  if (has_queue(segment_->kind())) notify_ready();
   return Status::kOk;
 }
 
@@ -274,7 +272,7 @@ Status Arena::upsert_many(const std::vector<Entry>& entries, uint64_t deadline) 
   table_.end_mutation();
   guard.leave();
   notify_change();
-  if (segment_->kind() == Kind::kFifo) notify_ready();
+  if (has_queue(segment_->kind())) notify_ready();
   return Status::kOk;
 }
 
@@ -358,14 +356,14 @@ Status Arena::replace(const std::vector<Entry>& entries, std::string_view resour
   if (status != Status::kOk) return guard.end(status);
   guard.leave();
   notify_change();
-  if (segment_->kind() == Kind::kFifo && !entries.empty()) notify_ready();
+  if (has_queue(segment_->kind()) && !entries.empty()) notify_ready();
   return Status::kOk;
 }
 
 Status Arena::replace_locked(const std::vector<Entry>& entries,
                              const std::string_view* resource_version, uint32_t indexes) {
   Meta& m = segment_->meta();
-  const bool fifo = segment_->kind() == Kind::kFifo;
+  const bool fifo = has_queue(segment_->kind());
   const bool indexer = segment_->kind() == Kind::kIndexer;
   uint64_t terms = 0;
   for (const Entry& entry : entries) terms += entry.terms_size / kLeastNode;
@@ -914,7 +912,10 @@ Status Arena::wait_ready(uint64_t deadline) {
     return Status::kOk;
   }
   // At most kSleepNs: then the caller looks, and what a dead consumer had comes back to it.
-  const int rc = futex_wait(c.ready_word, word, std::min(deadline, now + kSleepNs));
+  const uint64_t timer =
+      m.shut_down.load(relaxed) == 0 ? m.next_due_ns.load(relaxed) : Timers::kNever;
+  if (now >= timer) return Status::kOk;
+  const int rc = futex_wait(c.ready_word, word, std::min({deadline, now + kSleepNs, timer}));
   // Others may still sleep: let the next producer look.
   c.ready_sleepers.store(1);
   return rc == EINTR ? Status::kInterrupted : Status::kOk;
@@ -964,11 +965,11 @@ uint64_t Arena::oldest_seq() const {
   return state_of(r.state.load(acquire)) == State::kFree ? 0 : r.seq.load(relaxed);
 }
 
-Status Arena::shut_down(bool immediate, uint64_t deadline) {
+Status Arena::shut_down(ShutDown how, bool immediate, uint64_t deadline) {
   {
     Guard guard(*this, Hold::kWrite, deadline);
     if (guard.status() != Status::kOk) return guard.status();
-    segment_->meta().shut_down.store(1, release);
+    segment_->meta().shut_down.store(static_cast<uint32_t>(how), release);
     if (immediate) {
       table_.begin_mutation();
       for (RecordNo head; (head = queue_.head()) != kNoRecord;) {
@@ -997,7 +998,7 @@ bool Arena::has_synced() const {
   if (m.populated.load(acquire) == 0 && !next_is_current(m.resource_versions.load(acquire))) {
     return false;
   }
-  return segment_->kind() != Kind::kFifo || m.initial_last_seq.load(acquire) == 0;
+  return !has_queue(segment_->kind()) || m.initial_last_seq.load(acquire) == 0;
 }
 
 Status Arena::wait_change(uint64_t version, uint64_t deadline, uint64_t& now) {

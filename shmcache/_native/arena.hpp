@@ -13,8 +13,9 @@
 // by kSleepNs, so a wake-up that dies with its process delays the others by that much at most.
 #pragma once
 
-#include <cstdint>
+#include <array>
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -28,6 +29,7 @@
 #include "segment.hpp"
 #include "status.hpp"
 #include "table.hpp"
+#include "timers.hpp"
 
 namespace shmcache {
 
@@ -139,13 +141,15 @@ class Arena {
   enum class End { kDone, kFailed, kReleased };
   Status end_claim(const Claim& claim, End how, uint64_t deadline, bool& ours);
   Status renew(const Claim& claim, uint64_t lease_ns, uint64_t deadline, bool& ours);
-  // Copies of what is in flight, or of the dead letters, in the order of their claims.
+  // Copies of what is in flight, or of the dead letters, in the order of their claims; or of what
+  // is parked until its time (`deadline_ns`), in that order.
   struct Held {
     Item item;
     uint64_t claim = 0, failures = 0, deadline_ns = 0;
     uint32_t pid = 0;  // whose it is
   };
-  Status held(bool dead, bool with_values, uint64_t deadline, std::vector<Held>& found);
+  Status held(Table::Sought sought, bool with_values, uint64_t deadline,
+              std::vector<Held>& found);
   bool is_cancelled(const Ticket& ticket) const;
   // Queue a dead letter again, or drop it.
   Status settle_dead(std::string_view key, bool drop, uint64_t deadline, bool& was_there);
@@ -155,7 +159,29 @@ class Arena {
   Status queued(bool with_values, uint64_t deadline, std::vector<Item>& items);
   // Of the item that is popped next, 0 if there is none: without the lock, for people.
   uint64_t oldest_seq() const;
-  Status shut_down(bool immediate, uint64_t deadline);
+  // kDrain says no more than that somebody waits until what there is has been worked off.
+  enum class ShutDown : uint32_t { kOpen = 0, kEnd = 1, kDrain = 2 };
+  Status shut_down(ShutDown how, bool immediate, uint64_t deadline);
+
+  // --- WorkQueue (workqueue.cpp) ---
+  // Make `key` dirty, now or `delay_ns` from now on; `open` is false if the queue is shut down, and
+  // nothing has happened.
+  Status enqueue(std::string_view key, uint64_t delay_ns, uint64_t deadline, bool& open);
+  // How often `key` has failed, before this failure.
+  Status count_failure(std::string_view key, uint64_t deadline, uint64_t& before);
+  Status failures(std::string_view key, uint64_t deadline, uint64_t& count);
+  Status forget(std::string_view key, uint64_t deadline);
+  // Take a token from the one bucket, of `burst` tokens, which gets one each `interval_ns`; it is
+  // there in `wait_ns`.
+  Status take_token(uint64_t interval_ns, uint64_t burst, uint64_t deadline, uint64_t& wait_ns);
+  // Whether nothing is queued, and nothing in flight.
+  Status idle(uint64_t deadline, bool& idle);
+
+  // --- both queues ---
+  // Whether time has brought something that somebody must see to, and to see to it: the claims of
+  // the dead, leases that are over, keys that are due.
+  bool is_due() const { return reap_is_due() || timer_is_due(); }
+  Status look(uint64_t deadline);
   // How many could be popped now: `size` but for those behind claims.
   uint64_t waiting() const { return segment_->meta().waiting.count.load(std::memory_order_acquire); }
 
@@ -185,6 +211,8 @@ class Arena {
   class Guard;
   friend class Guard;
 
+  static constexpr uint64_t kAtTheTail = 0;  // no seq is 0
+
   Status repair_locked();
   bool drop_overlapping();
   // `resource_version` null: it stays. `indexes`: how many there are from then on.
@@ -208,10 +236,27 @@ class Arena {
   Status first_waiting(RecordNo& head);
   bool reap_is_due() const;
   Status reap_if_due();
+  Status reap(bool& begun);
   Status fail_locked(RecordNo held, bool counted);
   Status erase_dead(RecordNo record);
   Status mark_behind();
   Status cancel_claims();
+  // workqueue.cpp
+  struct Family {  // the records of one key
+    RecordNo live = kNoRecord, in_flight = kNoRecord, parked = kNoRecord;
+  };
+  bool timer_is_due() const;
+  Status family(const Key& key, Family& found) const;
+  Status tickets(const Family& family, std::array<Ticket*, 3>& found) const;
+  Status failures_locked(const Family& family, uint64_t& count) const;
+  Status bequeath(RecordNo gone, RecordNo heir);
+  Status erase_done(RecordNo record, RecordNo newer);
+  Status park(RecordNo record);
+  Status publish_parked(RecordNo fresh, uint64_t due_ns, uint64_t failures);
+  Status unpark(RecordNo record);
+  Status wake_timers(bool& begun);
+  Status add_locked(const Key& key, bool& changed);
+  Status delay_locked(const Key& key, uint64_t delay_ns, bool& changed);
   Status nothing_left() const;
   bool holds(const Claim& claim) const;
   void count_pops(uint64_t more);
@@ -235,6 +280,7 @@ class Arena {
   std::unique_ptr<Segment> segment_;
   Table table_;
   Queue queue_;
+  Timers timers_;
   Postings postings_;
   std::atomic<bool> closed_{false};
 };

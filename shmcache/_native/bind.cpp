@@ -56,11 +56,19 @@ constexpr uint32_t kReadsReported = 256;
   throw nb::python_error();
 }
 
-Kind kind_of(std::string_view name) {
-  return name == "FIFO" ? Kind::kFifo : name == "Indexer" ? Kind::kIndexer : Kind::kStore;
-}
 const char* kind_name(Kind kind) {
-  return kind == Kind::kFifo ? "FIFO" : kind == Kind::kIndexer ? "Indexer" : "Store";
+  switch (kind) {
+    case Kind::kFifo: return "FIFO";
+    case Kind::kIndexer: return "Indexer";
+    case Kind::kWorkQueue: return "WorkQueue";
+    default: return "Store";
+  }
+}
+Kind kind_of(std::string_view name) {
+  for (Kind kind : {Kind::kFifo, Kind::kIndexer, Kind::kWorkQueue}) {
+    if (name == kind_name(kind)) return kind;
+  }
+  return Kind::kStore;
 }
 
 nb::dict describe(const Finding& finding) {
@@ -605,9 +613,7 @@ class Handle {
   // dead letters.
   nb::list held(bool dead) {
     Use use(*this);
-    std::vector<Arena::Held> found;
-    check(locked(kLargeBytes,
-                 [&](uint64_t deadline) { return arena_->held(dead, true, deadline, found); }));
+    const auto found = held_as(dead ? Table::Sought::kDead : Table::Sought::kInFlight);
     const uint64_t now = now_ns();
     nb::list result;
     for (const Arena::Held& one : found) {
@@ -616,6 +622,87 @@ class Handle {
                                    seconds_between(now, one.deadline_ns, one.deadline_ns)));
     }
     return result;
+  }
+
+  // --- WorkQueue ---
+
+  // Make `key` dirty, now or `delay` seconds from now. False: the queue is shut down.
+  bool enqueue(nb::handle key, double delay) {
+    Use use(*this);
+    const std::string_view text = key_of(key);
+    const uint64_t delay_ns = delay > 0 ? nanoseconds(nb::float_(delay)) : 0;
+    bool open = false;
+    check(locked(0, [&](uint64_t deadline) {
+            return arena_->enqueue(text, delay_ns, deadline, open);
+          }),
+          text.size());
+    return open;
+  }
+
+  // How often `key` had failed before this failure.
+  uint64_t count_failure(nb::handle key) {
+    Use use(*this);
+    const std::string_view text = key_of(key);
+    uint64_t before = 0;
+    check(locked(0, [&](uint64_t deadline) {
+            return arena_->count_failure(text, deadline, before);
+          }),
+          text.size());
+    return before;
+  }
+
+  uint64_t failures(nb::handle key) {
+    Use use(*this);
+    const std::string_view text = key_of(key);
+    uint64_t count = 0;
+    check(locked(0, [&](uint64_t deadline) { return arena_->failures(text, deadline, count); }),
+          text.size());
+    return count;
+  }
+
+  void forget(nb::handle key) {
+    Use use(*this);
+    const std::string_view text = key_of(key);
+    check(locked(0, [&](uint64_t deadline) { return arena_->forget(text, deadline); }),
+          text.size());
+  }
+
+  // Take a token of the bucket, which gets `rate` a second up to `burst`: the seconds until it is
+  // there.
+  double take_token(double rate, uint64_t burst) {
+    Use use(*this);
+    const uint64_t interval_ns = nanoseconds(nb::float_(1.0 / rate));
+    uint64_t wait_ns = 0;
+    check(locked(0, [&](uint64_t deadline) {
+      return arena_->take_token(interval_ns, burst, deadline, wait_ns);
+    }));
+    return static_cast<double>(wait_ns) * 1e-9;
+  }
+
+  // (key, seconds until it is due, failures) of what waits for its time.
+  nb::list delayed() {
+    Use use(*this);
+    const auto found = held_as(Table::Sought::kParked);
+    const uint64_t now = now_ns();
+    nb::list result;
+    for (const Arena::Held& one : found) {
+      const uint64_t due = one.deadline_ns;
+      result.append(
+          nb::make_tuple(to_str(one.item.key()), seconds_between(now, due, due), one.failures));
+    }
+    return result;
+  }
+
+  bool idle() {
+    Use use(*this);
+    bool idle = false;
+    check(locked(0, [&](uint64_t deadline) { return arena_->idle(deadline, idle); }));
+    return idle;
+  }
+
+  uint32_t queue_state() {
+    return whole(
+        [&] { return arena_->segment().meta().shut_down.load(std::memory_order_acquire); });
   }
 
   bool settle_dead(nb::handle key, bool drop) {
@@ -631,6 +718,9 @@ class Handle {
 
   uint64_t waiting() {
     Use use(*this);
+    if (arena_->segment().writable() && arena_->is_due()) {
+      check(locked(0, [&](uint64_t deadline) { return arena_->look(deadline); }));
+    }
     const uint64_t count = arena_->waiting();
     check(count <= arena_->segment().geometry().max_records ? Status::kOk : Status::kCorrupt);
     return count;
@@ -638,7 +728,15 @@ class Handle {
 
   void shut_down(bool immediate) {
     Use use(*this);
-    check(locked(0, [&](uint64_t deadline) { return arena_->shut_down(immediate, deadline); }));
+    check(locked(0, [&](uint64_t deadline) {
+      return arena_->shut_down(Arena::ShutDown::kEnd, immediate, deadline);
+    }));
+  }
+  void drain() {
+    Use use(*this);
+    check(locked(0, [&](uint64_t deadline) {
+      return arena_->shut_down(Arena::ShutDown::kDrain, false, deadline);
+    }));
   }
 
   // --- both ---
@@ -697,6 +795,9 @@ class Handle {
     d["deletes"] = m.deletes.load(relaxed);
     d["pops"] = m.pops.load(relaxed);
     d["in_flight"] = m.in_flight.count.load(relaxed);
+    uint64_t delayed = 0;
+    for (const RecordList& list : m.timers) delayed += list.count.load(relaxed);
+    d["delayed"] = delayed;
     d["dead_letters"] = m.dead.count.load(relaxed);
     d["repairs"] = m.repairs.load(relaxed);
     d["last_repair_ns"] = m.last_repair_ns.load(relaxed);
@@ -1051,6 +1152,13 @@ class Handle {
     return items;
   }
 
+  std::vector<Arena::Held> held_as(Table::Sought sought) {
+    std::vector<Arena::Held> found;
+    check(locked(kLargeBytes,
+                 [&](uint64_t deadline) { return arena_->held(sought, true, deadline, found); }));
+    return found;
+  }
+
   static uint64_t nanoseconds(nb::handle lease) {
     if (lease.is_none()) return 0;
     return static_cast<uint64_t>(std::clamp(nb::cast<double>(lease), 1e-9, 1e9) * 1e9);
@@ -1133,7 +1241,7 @@ class Handle {
 
   nb::list snapshot(What what) {
     Use use(*this);
-    if (arena_->segment().kind() == Kind::kFifo) return queue_snapshot(what);
+    if (has_queue(arena_->segment().kind())) return queue_snapshot(what);
     // Taken, not locked: the GIL is let go meanwhile, and a thread that lists at the same time, or
     // a child that is forked, finds nothing known and looks at everything.
     Last last = std::exchange(last_, Last());
@@ -1490,6 +1598,15 @@ NB_MODULE(_core, m) {
       .def("end_claim", &Handle::end_claim, nb::arg("claim"), nb::arg("how"))
       .def("renew", &Handle::renew, nb::arg("claim"), nb::arg("lease").none())
       .def("held", &Handle::held, nb::arg("dead"))
+      .def("enqueue", &Handle::enqueue, nb::arg("key"), nb::arg("delay"))
+      .def("count_failure", &Handle::count_failure, nb::arg("key"))
+      .def("failures", &Handle::failures, nb::arg("key"))
+      .def("forget", &Handle::forget, nb::arg("key"))
+      .def("take_token", &Handle::take_token, nb::arg("rate"), nb::arg("burst"))
+      .def("delayed", &Handle::delayed)
+      .def("idle", &Handle::idle)
+      .def("queue_state", &Handle::queue_state)
+      .def("drain", &Handle::drain)
       .def("settle_dead", &Handle::settle_dead, nb::arg("key").none(), nb::arg("drop"))
       .def("waiting", &Handle::waiting)
       .def("shut_down", &Handle::shut_down, nb::arg("immediate"))

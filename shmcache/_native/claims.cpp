@@ -63,7 +63,7 @@ Status Arena::worth_taking() const {
   if (!segment_->writable()) return Status::kReadOnly;
   const bool nothing = m.waiting.count.load(acquire) == 0 && m.shut_down.load(acquire) == 0 &&
                        (segment_->control().lock.load(acquire) & kLockDirty) == 0 &&
-                       !reap_is_due();
+                       !is_due();
   return nothing ? Status::kEmpty : Status::kOk;
 }
 
@@ -81,14 +81,40 @@ bool Arena::reap_is_due() const {
          coarse_now_ns() >= m.next_reap_ns.load(relaxed);
 }
 
-// Fail the claims of the dead, and those whose lease is over.
-Status Arena::reap_if_due() {
-  if (!reap_is_due()) return Status::kOk;
+// What time has brought: fail the claims of the dead, and those whose lease is over; and parked keys
+// that are due.
+Status Arena::reap_if_due() try {
+  bool begun = false;
+  if (timer_is_due()) {
+    if (Status s = wake_timers(begun); s != Status::kOk) return s;
+  }
+  if (reap_is_due()) {
+    if (Status s = reap(begun); s != Status::kOk) return s;
+  }
+  if (begun) {
+    table_.end_mutation();
+    notify_change();
+  }
+  return Status::kOk;
+} catch (const std::bad_alloc&) {
+  return Status::kNoMemory;
+}
+
+Status Arena::look(uint64_t deadline) {
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  const Status s = guard.end(reap_if_due());
+  guard.leave();
+  if (s == Status::kOk && waiting() != 0) notify_ready();
+  return s;
+}
+
+Status Arena::reap(bool& begun) {
   Meta& m = segment_->meta();
   const uint64_t now = now_ns();
   uint64_t next = now + kReapNs;
   uint32_t asked = 0;
-  bool alive = false, begun = false;
+  bool alive = false;
   const Status status = each_of(m.in_flight, [&](RecordNo record) {
     const Ticket* ticket = table_.ticket(record);
     if (ticket == nullptr) return Status::kCorrupt;
@@ -107,10 +133,6 @@ Status Arena::reap_if_due() {
   });
   if (status != Status::kOk) return status;
   m.next_reap_ns.store(next, relaxed);
-  if (begun) {
-    table_.end_mutation();
-    notify_change();
-  }
   return Status::kOk;
 }
 
@@ -132,6 +154,14 @@ Status Arena::fail_locked(RecordNo held, bool counted) {
   const uint64_t claim = ticket->claim.load(relaxed);
   uint64_t word = ticket->failures.load(relaxed);
   if (counted && word >> 16 != (claim & ~uint64_t{0} >> 16)) {
+    RecordNo parked;  // counts too, in a work queue
+    if (Status s = table_.locate_like(held, Table::Sought::kParked, parked); s != Status::kOk) {
+      return s;
+    }
+    if (parked != kNoRecord) {
+      if (Status s = bequeath(parked, held); s != Status::kOk) return s;
+      word = ticket->failures.load(relaxed);
+    }
     word = claim << 16 | std::min((word & kFailuresMask) + 1, kFailuresMask);
     ticket->failures.store(word, relaxed);
   }
@@ -146,7 +176,8 @@ Status Arena::fail_locked(RecordNo held, bool counted) {
     if (its == nullptr) return Status::kCorrupt;
     if (!cancelled) {
       table_.record(newer).seq.store(table_.record(held).seq.load(relaxed), relaxed);
-      its->failures.store(spent ? 0 : word, relaxed);  // what is new deserves to be tried
+      if (spent) its->failures.store(0, relaxed);  // what is new deserves to be tried
+      if (Status s = spent ? Status::kOk : bequeath(held, newer); s != Status::kOk) return s;
     }
     if (Status s = table_.erase(held); s != Status::kOk) return s;
     return queue_.push_in_order(newer);
@@ -282,7 +313,7 @@ Status Arena::end_claim(const Claim& claim, End how, uint64_t deadline, bool& ou
     if (Status s = queue_.unlink(queue_.in_flight(), claim.record); s != Status::kOk) {
       return guard.end(s);
     }
-    if (Status s = table_.erase(claim.record); s != Status::kOk) return guard.end(s);
+    if (Status s = erase_done(claim.record, newer); s != Status::kOk) return guard.end(s);
     if (newer != kNoRecord) {
       if (Status s = queue_.push_in_order(newer); s != Status::kOk) return guard.end(s);
     }
@@ -310,7 +341,8 @@ Status Arena::renew(const Claim& claim, uint64_t lease_ns, uint64_t deadline, bo
   return Status::kOk;
 }
 
-Status Arena::held(bool dead, bool with_values, uint64_t deadline, std::vector<Held>& found) {
+Status Arena::held(Table::Sought sought, bool with_values, uint64_t deadline,
+                   std::vector<Held>& found) {
   found.clear();
   Guard guard(*this, segment_->writable() ? Hold::kWrite : Hold::kRead, deadline);
   if (guard.status() != Status::kOk) return guard.status();
@@ -326,9 +358,11 @@ Status Arena::held(bool dead, bool with_values, uint64_t deadline, std::vector<H
          i < n; ++i) {
       const RecordNo number{static_cast<uint32_t>(i)};
       Hit hit;
-      if (!table_.is(number, dead ? Table::Sought::kDead : Table::Sought::kInFlight)) continue;
+      if (!table_.is(number, sought)) continue;
       const Ticket* ticket = table_.ticket(number);
       if (ticket == nullptr || table_.peek(number, hit) != Status::kOk) return Status::kCorrupt;
+      const bool parked = sought == Table::Sought::kParked;
+      if (parked && ticket->deadline_ns.load(relaxed) == 0) continue;  // it only counts failures
       Held one;
       if (Status s = copy_record(hit, with_values, one.item); s != Status::kOk) return s;
       one.item.seq = table_.record(number).seq.load(relaxed);
@@ -341,8 +375,9 @@ Status Arena::held(bool dead, bool with_values, uint64_t deadline, std::vector<H
   } catch (const std::bad_alloc&) {
     return Status::kNoMemory;
   }
-  std::sort(found.begin(), found.end(),
-            [](const Held& a, const Held& b) { return a.claim < b.claim; });
+  std::sort(found.begin(), found.end(), [](const Held& a, const Held& b) {
+    return a.claim != b.claim ? a.claim < b.claim : a.deadline_ns < b.deadline_ns;
+  });
   return Status::kOk;
 }
 

@@ -30,7 +30,7 @@
 // tests cite them.
 //   I1  The index of the current root holds exactly one word for each LIVE or HELD record, on the
 //       probe path of its hash, with its tag, and no other word but empty and tombstone.
-//   I2  No two LIVE records have the same key, no two in flight, and no two dead letters.
+//   I2  No two LIVE records have the same key, no two in flight, no two dead letters, no two parked.
 //   I3  No record is STAGED, and no LIVE record is doomed (`txn` is 0).
 //   I4  Every byte of the committed heap belongs to exactly one block; blocks that are not free
 //       and not the end mark are the extents of LIVE and HELD records, one to one.
@@ -47,7 +47,11 @@
 //   I11 Indexer: each index value of each LIVE record is in the list of its index and value once,
 //       and the lists hold nothing else (postings.hpp).
 //   I12 FIFO: the list of those in flight visits every HELD record with `txn` 0 once, that of the
-//       dead letters every other HELD record, and both are counted. Elsewhere nothing is HELD.
+//       dead letters every one with `txn` kDeadLetter, and both are counted. Elsewhere nothing is
+//       HELD.
+//   I13 Work queue: each HELD record with `txn` kParkedKey that has a due time is in the list of that
+//       time (timers.hpp) once, and these lists hold nothing else; the bitmap names those that are
+//       not empty, and nothing is due before `next_due_ns`. Elsewhere nothing is parked.
 //
 // Order of every mutation (what a crash between two steps leaves is settled by repair):
 //   add      extent and record fields; state = LIVE (the truth moves); index word; queue link
@@ -64,8 +68,11 @@
 //            values; the root word also holds the number of indexes, so they appear with it.
 //   claim    the ticket; state = HELD (the truth moves); lists.
 //   done     state = FREE (the truth moves); index word cleared; lists; extent freed.
-//   failed   the ticket counts it, once for a claim; then state = LIVE again, or `txn` = kDeadLetter, or,
-//            where a newer version of the key waits, its seq and ticket first, then state = FREE.
+//   failed   the ticket counts it, once for a claim; then state = LIVE again, or `txn` =
+//            kDeadLetter, or, where a newer version of the key waits, its seq and ticket first,
+//            then state = FREE.
+//   parked   (a work queue) `txn` = kParkedKey, then state = HELD, or for what was HELD the `txn`
+//            alone; its due time is one store into its ticket. Due: seq; state = LIVE; `txn`.
 //   growth   fallocate, then the watermark.
 //
 // Publish/observe pairs (release -> acquire); everything else is relaxed and says why:
@@ -82,6 +89,7 @@
 //       for work. One of the two sees the other.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -102,11 +110,12 @@ constexpr uint32_t raw(SlotIndex s) { return static_cast<uint32_t>(s); }
 constexpr RecordNo kNoRecord{0xffffffffu};
 constexpr RecordNo kBehindAClaim{0xfffffffeu};  // `next` of a LIVE record of a FIFO not queued
 
-enum class Kind : uint32_t { kStore = 1, kFifo = 2, kIndexer = 3 };
+enum class Kind : uint32_t { kStore = 1, kFifo = 2, kIndexer = 3, kWorkQueue = 4 };
+constexpr bool has_queue(Kind kind) { return kind == Kind::kFifo || kind == Kind::kWorkQueue; }
 
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kMagic = 0x3165686361636d68;  // "hmcache1", the last store of a creation
-constexpr uint32_t kLayoutVersion = 5;           // bump on any change of this file
+constexpr uint32_t kLayoutVersion = 6;           // bump on any change of this file
 constexpr uint64_t kMaxKeySize = 65535;
 constexpr uint32_t kOwnerSlots = 2047;
 constexpr size_t kCodecNameSize = 32;
@@ -200,6 +209,8 @@ struct Report {
 constexpr size_t kReportWords = sizeof(Report) / 8;
 static_assert(sizeof(Report) % 8 == 0);
 
+constexpr uint32_t kTimerLists = 65;
+
 // A list of records, linked by their `prev` and `next`.
 struct RecordList {
   std::atomic<RecordNo> head;
@@ -236,6 +247,12 @@ struct Meta {
   std::atomic<uint64_t> claims;          // given out
   std::atomic<uint64_t> replaced_claims;  // those given out before the last replace are cancelled
   std::atomic<uint64_t> next_reap_ns;    // when to look for dead owners again
+  // A work queue's parked records (timers.hpp), and its bucket of tokens (workqueue.cpp).
+  alignas(64) std::atomic<uint64_t> next_due_ns;
+  std::atomic<uint64_t> timers_from;    // ticks
+  std::atomic<uint64_t> timers_bitmap;  // of the lists 1 to 64, whether they are not empty
+  std::atomic<uint64_t> bucket_full_ns;
+  RecordList timers[kTimerLists];
   // Figures for people.
   alignas(64) std::atomic<uint64_t> writes;
   std::atomic<uint64_t> deletes;
@@ -254,11 +271,12 @@ struct Meta {
 
 // --- Record -----------------------------------------------------------------------------------
 // state word: version << 2 | State. A version is used once; FREE keeps the version of the death.
-// HELD: an item that a consumer has claimed, or a dead letter. No reader finds it.
+// HELD: an item that a consumer has claimed, a dead letter, or parked. No reader finds it.
 enum class State : uint64_t { kFree = 0, kLive = 1, kStaged = 2, kHeld = 3 };
-// `txn` of a dead letter. To a LIVE record, which it is again by one store, that means nothing: no
-// generation is as large.
+// `txn` of a dead letter, and of a parked record. To a LIVE record, which either is again by one
+// store, they mean nothing: no generation is as large.
 constexpr uint64_t kDeadLetter = ~uint64_t{0};
+constexpr uint64_t kParkedKey = kDeadLetter - 1;
 
 constexpr uint64_t make_state(uint64_t version, State s) {
   return version << 2 | static_cast<uint64_t>(s);
@@ -276,7 +294,7 @@ struct alignas(64) Record {
   std::atomic<RecordNo> prev;  // LIVE: queue
   std::atomic<uint32_t> terms_size;  // bytes in the extent after the payload: index values, Ticket
   std::atomic<uint64_t> seq;  // queue position
-  // STAGED: generation that makes it LIVE; LIVE: that dooms it; HELD: kDeadLetter or 0; or 0.
+  // STAGED: generation that makes it LIVE; LIVE: that dooms it; HELD: as above, or 0.
   std::atomic<uint64_t> txn;
 };
 static_assert(sizeof(Record) == 64, "one record, one cache line");
@@ -291,7 +309,7 @@ struct Ticket {
   std::atomic<uint64_t> failures;
   std::atomic<uint64_t> claim;        // its number; none is given twice
   std::atomic<uint64_t> owner;        // whose it is (lock.hpp), 0 of nobody
-  std::atomic<uint64_t> deadline_ns;  // of its lease, 0 if it has none
+  std::atomic<uint64_t> deadline_ns;  // of its lease; parked: when it is due; 0 if it has none
   std::atomic<uint64_t> cancelled;    // deleted meanwhile: a failure does not bring it back
 };
 constexpr uint64_t kFailuresMask = 0xffff;
@@ -339,11 +357,8 @@ struct Geometry {
 
   static Geometry of(Kind kind, uint64_t capacity) {
     Geometry g{};
-    g.ring_entries =
-        kind == Kind::kFifo
-            ? 0
-            : std::bit_floor(capacity / 1024 < 256 ? 256 : capacity / 1024 > 65536 ? 65536
-                                                                                    : capacity / 1024);
+    const uint64_t entries = std::clamp<uint64_t>(capacity / 1024, 256, 65536);
+    g.ring_entries = has_queue(kind) ? 0 : std::bit_floor(entries);
     // The least an entry takes is 64 + 32 + some index words; 96 bounds it from below.
     uint64_t records = capacity / 96;
     if (records > 0x7fffffffu) records = 0x7fffffffu;

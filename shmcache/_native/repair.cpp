@@ -92,7 +92,7 @@ bool Arena::drop_overlapping() {
 Status Arena::repair_locked() try {
   const uint64_t started = now_ns();
   Meta& m = segment_->meta();
-  const bool fifo = segment_->kind() == Kind::kFifo;
+  const bool fifo = has_queue(segment_->kind());
   const bool indexer = segment_->kind() == Kind::kIndexer;
   const bool first = m.mutation_seq.load(relaxed) == 0;  // a new arena is formatted, not repaired
   Root root;
@@ -105,6 +105,7 @@ Status Arena::repair_locked() try {
     RecordNo record;
   };
   std::vector<Position> order, claims;
+  std::vector<RecordNo> timed;
   std::vector<RecordNo> losers;
   BlockStarts starts(heap.committed());
 
@@ -117,7 +118,8 @@ Status Arena::repair_locked() try {
     version = std::max(version, version_of(state));
     if (state_of(state) == State::kFree) continue;
     const bool is_held = state_of(state) == State::kHeld;
-    if (is_held ? !fifo : !truly_live(r)) {
+    const bool parked = is_held && r.txn.load(relaxed) == kParkedKey;
+    if (is_held ? !fifo || (parked && segment_->kind() != Kind::kWorkQueue) : !truly_live(r)) {
       kill(r);
       continue;
     }
@@ -168,10 +170,7 @@ Status Arena::repair_locked() try {
       Hit a, b;
       const RecordNo other = record_of(word);
       // The newer version of what is claimed has its key.
-      if (state_of(state) == State::kHeld || table_.is(other, Table::Sought::kInFlight) ||
-          table_.is(other, Table::Sought::kDead)) {
-        continue;
-      }
+      if (state_of(state) == State::kHeld || !table_.is(other, Table::Sought::kLive)) continue;
       if (table_.record(other).hash.load(relaxed) != hash ||
           table_.peek(number, a) != Status::kOk || table_.peek(other, b) != Status::kOk ||
           a.key_size != b.key_size) {
@@ -214,8 +213,11 @@ Status Arena::repair_locked() try {
         r.next.store(kNoRecord, relaxed);
         if (table_.is(number, Table::Sought::kLive)) {
           order.push_back({r.seq.load(relaxed), number});
+        } else if (const Ticket& ticket = *table_.ticket(number);
+                   table_.is(number, Table::Sought::kParked)) {
+          if (ticket.deadline_ns.load(relaxed) != 0) timed.push_back(number);
         } else {
-          const uint64_t claim = table_.ticket(number)->claim.load(relaxed);
+          const uint64_t claim = ticket.claim.load(relaxed);
           claims.push_back({claim, number});
           last_claim = std::max(last_claim, claim);
         }
@@ -244,6 +246,10 @@ Status Arena::repair_locked() try {
     for (const Position& position : order) {
       if (table_.record(position.record).next.load(relaxed) == kBehindAClaim) continue;
       if (Status s = queue_.push_tail(m.waiting, position.record); s != Status::kOk) return s;
+    }
+    timers_.clear(now_ns());
+    for (RecordNo number : timed) {
+      if (Status s = timers_.add(number); s != Status::kOk) return s;
     }
     m.claims.store(last_claim, relaxed);
     m.next_reap_ns.store(0, relaxed);

@@ -133,8 +133,7 @@ Status read_header(int fd, int lock_fd, uint32_t trusted_uid, Header& header, Fi
   finding.kind = header.kind;
   std::memcpy(finding.codec, header.codec, kCodecNameSize);
   finding.codec[kCodecNameSize - 1] = '\0';
-  if ((header.kind != Kind::kStore && header.kind != Kind::kFifo &&
-       header.kind != Kind::kIndexer) ||
+  if ((header.kind != Kind::kStore && header.kind != Kind::kIndexer && !has_queue(header.kind)) ||
       header.capacity < kMinCapacity || header.capacity > kMaxCapacity) {
     return Status::kCorrupt;
   }

@@ -224,7 +224,11 @@ bool Table::is(RecordNo number, Sought sought) const {
   const Record& r = record(number);
   const bool held = state_of(r.state.load(relaxed)) == State::kHeld;
   if (sought == Sought::kLive) return !held;
-  return held && (r.txn.load(relaxed) == kDeadLetter) == (sought == Sought::kDead);
+  if (!held) return false;
+  const uint64_t txn = r.txn.load(relaxed);
+  return sought == (txn == kDeadLetter ? Sought::kDead
+                    : txn == kParkedKey   ? Sought::kParked
+                                       : Sought::kInFlight);
 }
 
 // The record of `hash` that `matches`, or where a new word would go.
@@ -476,6 +480,25 @@ Status Table::publish(RecordNo fresh, const Place& place) {
     return retire(place.record);
   }
   m.live.store(m.live.load(relaxed) + 1, relaxed);
+  if (place.reuses_tombstone) m.tombstones.store(m.tombstones.load(relaxed) - 1, relaxed);
+  return Status::kOk;
+}
+
+Status Table::publish_held(RecordNo fresh, uint64_t txn) {
+  Meta& m = segment_.meta();
+  Record& r = record(fresh);
+  Root now;
+  Place place;
+  if (Status s = root(now); s != Status::kOk) return s;
+  const uint64_t hash = r.hash.load(relaxed);
+  const Status s = probe(segment_.index(now.area), now.log2, hash, place,
+                         [](RecordNo) { return false; });
+  if (s != Status::kOk) return s;
+  r.txn.store(txn, relaxed);
+  r.state.store(make_state(next_version(), State::kHeld), release);  // the truth moves
+  segment_.index(now.area)[place.slot].store(index_word(hash, fresh), release);
+  m.used_bytes.store(m.used_bytes.load(relaxed) + bytes_of(fresh), relaxed);
+  m.held.store(m.held.load(relaxed) + 1, relaxed);
   if (place.reuses_tombstone) m.tombstones.store(m.tombstones.load(relaxed) - 1, relaxed);
   return Status::kOk;
 }

@@ -98,8 +98,8 @@ class Table {
   };
   // The LIVE (in a replace: STAGED) record of a key, never a HELD one.
   Status locate(const Key& key, Place& place) const;
-  // A record with the key of `like`: LIVE, in flight, or a dead letter; not `like` itself.
-  enum class Sought { kLive, kInFlight, kDead };
+  // A record with the key of `like`: LIVE, or HELD in one of three ways; not `like` itself.
+  enum class Sought { kLive, kInFlight, kDead, kParked };
   Status locate_like(RecordNo like, Sought sought, RecordNo& found) const;
   Status locate_held(const Key& key, Sought sought, RecordNo& found) const;
   bool is(RecordNo record, Sought sought) const;
@@ -111,6 +111,8 @@ class Table {
   Status discard(RecordNo fresh);
   // prepare's record goes live in place of `place.record`, or as a new key.
   Status publish(RecordNo fresh, const Place& place);
+  // prepare's record goes HELD, beside whatever has its key. REQUIRES: reserve_index.
+  Status publish_held(RecordNo fresh, uint64_t txn);
   // LIVE or HELD record out of the index and back to the free lists.
   Status erase(RecordNo record);
   // LIVE to HELD, HELD to LIVE.

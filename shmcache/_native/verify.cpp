@@ -1,4 +1,4 @@
-// The checker: walks a whole arena and says which of the invariants I1 to I12 (layout.hpp) do
+// The checker: walks a whole arena and says which of the invariants I1 to I13 (layout.hpp) do
 // not hold. Tests, crash tests and `shmcache check` all call it. It trusts nothing: every number
 // it follows is bounded first. It stops adding sentences after kMost of them.
 #include <algorithm>
@@ -14,8 +14,10 @@ namespace shmcache {
 
 class Verifier {
  public:
-  Verifier(Segment& segment, Table& table, Postings& postings, std::vector<std::string>& out)
-      : segment_(segment), table_(table), postings_(postings), meta_(segment.meta()), out_(out) {}
+  Verifier(Segment& segment, Table& table, Timers& timers, Postings& postings,
+           std::vector<std::string>& out)
+      : segment_(segment), table_(table), timers_(timers), postings_(postings),
+        meta_(segment.meta()), out_(out) {}
 
   void run() {
     watermarks();
@@ -24,7 +26,8 @@ class Verifier {
     index();
     heap();
     free_records();
-    if (segment_.kind() == Kind::kFifo) queue();
+    if (has_queue(segment_.kind())) queue();
+    timers();
     if (segment_.kind() == Kind::kIndexer) postings();
     counters();
   }
@@ -72,7 +75,10 @@ class Verifier {
       versions.push_back(version_of(state));
       if (state_of(state) == State::kHeld) {
         ++held_;
-        if (segment_.kind() != Kind::kFifo) bad("I12", "record " + n(i) + " is held");
+        if (!has_queue(segment_.kind())) bad("I12", "record " + n(i) + " is held");
+        if (table_.is(number, Table::Sought::kParked) && segment_.kind() != Kind::kWorkQueue) {
+          bad("I13", "record " + n(i) + " is parked");
+        }
         continue;
       }
       ++live_;
@@ -288,14 +294,59 @@ class Verifier {
     }
   }
 
+  void timers() {
+    if (segment_.kind() != Kind::kWorkQueue) return;
+    uint64_t listed = 0, timed = 0;
+    for (uint32_t i = 0; i < kTimerLists; ++i) {
+      const RecordList& list = meta_.timers[i];
+      uint64_t count = 0;
+      RecordNo prev = kNoRecord;
+      for (RecordNo r = list.head.load(relaxed); r != kNoRecord;) {
+        const Ticket* ticket = table_.valid(r) && ++listed <= held_ ? table_.ticket(r) : nullptr;
+        if (ticket == nullptr || !table_.is(r, Table::Sought::kParked)) {
+          bad("I13", "the list of timers " + n(i) + " leads to record " + n(raw(r)));
+          return;
+        }
+        const uint64_t due = ticket->deadline_ns.load(relaxed);
+        if (due == 0 || timers_.list_of(Timers::tick_of(due)) != i) {
+          bad("I13", "record " + n(raw(r)) + " is in the list of another time");
+        }
+        if (table_.record(r).prev.load(relaxed) != prev) {
+          bad("I13", "back link of record " + n(raw(r)));
+        }
+        ++count;
+        prev = r;
+        r = table_.record(r).next.load(relaxed);
+      }
+      if (list.tail.load(relaxed) != prev || list.count.load(relaxed) != count) {
+        bad("I13", "the list of timers " + n(i) + " is miscounted");
+      }
+      if (i != 0 && (meta_.timers_bitmap.load(relaxed) >> (i - 1) & 1) != (count != 0)) {
+        bad("I13", "the bitmap of timers at " + n(i));
+      }
+    }
+    for (uint64_t i = 0; i < table_.records_used(); ++i) {
+      const RecordNo number{static_cast<uint32_t>(i)};
+      if (!table_.is(number, Table::Sought::kParked)) continue;
+      const Ticket* ticket = table_.ticket(number);
+      if (ticket == nullptr) bad("I13", "record " + n(i) + " has no ticket");
+      timed += ticket != nullptr && ticket->deadline_ns.load(relaxed) != 0 ? 1 : 0;
+    }
+    if (timed != listed) bad("I13", n(listed) + " of " + n(timed) + " timers are in a list");
+    if (meta_.next_due_ns.load(relaxed) != timers_.soonest_ns()) {
+      bad("I13", "the time of the first timer is not that of the lists");
+    }
+  }
+
   bool has_entry(RecordNo number) const {
     const State state = state_of(table_.record(number).state.load(relaxed));
     return state == State::kLive || state == State::kHeld;
   }
 
-  // The record of `key` that is what `number` is: LIVE, in flight, or a dead letter.
+  // The record of `key` that is what `number` is: LIVE, or HELD in the same way.
   Status locate(const Key& key, RecordNo number, RecordNo& found) const {
-    for (auto sought : {Table::Sought::kInFlight, Table::Sought::kDead}) {
+    for (auto sought :
+         {Table::Sought::kInFlight, Table::Sought::kDead, Table::Sought::kParked}) {
       if (table_.is(number, sought)) return table_.locate_held(key, sought, found);
     }
     Table::Place place;
@@ -366,6 +417,7 @@ class Verifier {
 
   Segment& segment_;
   Table& table_;
+  Timers& timers_;
   Postings& postings_;
   Meta& meta_;
   std::vector<std::string>& out_;
@@ -384,7 +436,7 @@ Status Arena::check(uint64_t deadline, std::vector<std::string>& violations) {
     return Status::kOk;
   }
   try {
-    Verifier(*segment_, table_, postings_, violations).run();
+    Verifier(*segment_, table_, timers_, postings_, violations).run();
   } catch (const std::bad_alloc&) {
     return Status::kNoMemory;
   }

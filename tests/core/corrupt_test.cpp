@@ -45,7 +45,8 @@ void use(Arena& arena, harness::Random& random) {
     case 11: (void)arena.settle_dead(key, random(2) == 0, deadline, flag); break;
     case 12: {
       std::vector<Arena::Held> held;
-      (void)arena.held(random(2) == 0, true, deadline, held);
+      (void)arena.held(random(2) == 0 ? Table::Sought::kDead : Table::Sought::kInFlight, true,
+                          deadline, held);
       break;
     }
     default:

@@ -246,6 +246,14 @@ CASE(checker_finds_planted_faults, "each invariant, broken on purpose, is report
     Arena::Claim claim;
     CHECK(a.try_claim(0, soon(), item, claim) == Status::kOk && item.key() == "a");
   };
+  auto park = [](Arena& a, const std::string& key) {
+    bool open = false;
+    RecordNo record;
+    CHECK(a.enqueue(key, 1'000'000'000'000, soon(), open) == Status::kOk);
+    CHECK(a.table().locate_held(a.table().key(key.data(), key.size()), Table::Sought::kParked,
+                                record) == Status::kOk);
+    return record;
+  };
   const std::vector<Fault> faults = {
       {"I1", Kind::kStore,
        [](Arena& a) {
@@ -312,6 +320,30 @@ CASE(checker_finds_planted_faults, "each invariant, broken on purpose, is report
        [](Arena& a) {
          Record& r = record_of_key(a, "a");
          r.state = r.state | static_cast<uint64_t>(State::kHeld);
+       }},
+      {"I13", Kind::kWorkQueue,
+       [&](Arena& a) { a.table().ticket(park(a, "x"))->deadline_ns = 1; }},
+      {"I13", Kind::kWorkQueue,
+       [&](Arena& a) {
+         park(a, "x");
+         a.segment().meta().timers_bitmap = 0;
+       }},
+      {"I13", Kind::kWorkQueue,
+       [&](Arena& a) {
+         park(a, "x");
+         a.segment().meta().next_due_ns = Timers::kNever;
+       }},
+      {"I13", Kind::kWorkQueue,
+       [&](Arena& a) {
+         const RecordNo record = park(a, "x");
+         Queue::clear(a.segment().meta().timers[std::bit_width(
+             Timers::tick_of(a.table().ticket(record)->deadline_ns) ^
+             a.segment().meta().timers_from)]);
+       }},
+      {"I13", Kind::kFifo,
+       [&](Arena& a) {
+         claim_first(a);
+         a.table().record(a.segment().meta().in_flight.head).txn = kParkedKey;
        }},
       {"I10", Kind::kStore, [](Arena& a) { a.segment().meta().heap_committed.fetch_add(1); }},
   };

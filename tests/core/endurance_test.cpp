@@ -142,7 +142,7 @@ CASE(one_item_wakes_no_herd, "of 64 sleepers an add wakes one, and the baton goe
   const uint32_t wakes = c.ready_word.load();
   std::printf("%d items to %d sleepers: %u wake-ups\n", kItems, kSleepers, wakes);
   CHECK(wakes <= 2 * kItems);
-  CHECK(arena->shut_down(false, soon()) == Status::kOk);
+  CHECK(arena->shut_down(Arena::ShutDown::kEnd, false, soon()) == Status::kOk);
   for (auto& consumer : consumers) consumer.join();
   CHECK_WHOLE(*arena);
   close(fd);

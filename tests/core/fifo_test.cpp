@@ -125,7 +125,7 @@ CASE(one_delivery, "producers and consumers on threads: each item is delivered e
         }
         if (total.fetch_add(static_cast<int>(items.size())) + static_cast<int>(items.size()) ==
             kProducers * kEach) {
-          CHECK(arena->shut_down(false, soon()) == Status::kOk);
+          CHECK(arena->shut_down(Arena::ShutDown::kEnd, false, soon()) == Status::kOk);
         }
       }
     });
@@ -188,12 +188,12 @@ CASE(claims_beside_readers, "keys are claimed by one at a time and end once, who
     if (random(5) == 0) harness::drop(*arena, key);
     else put(*arena, key, std::string(random(200), 'v'));
   }
-  CHECK(arena->shut_down(false, soon()) == Status::kOk);
+  CHECK(arena->shut_down(Arena::ShutDown::kEnd, false, soon()) == Status::kOk);
   for (auto& thread : threads) thread.join();
   stop.store(true);
   for (auto& thread : others) thread.join();
   std::vector<Arena::Held> held;
-  CHECK(arena->held(false, false, soon(), held) == Status::kOk && held.empty());
+  CHECK(arena->held(Table::Sought::kInFlight, false, soon(), held) == Status::kOk && held.empty());
   CHECK(arena->size() == 0 && done.load() > 0);
   CHECK_WHOLE(*arena);
   close(fd);

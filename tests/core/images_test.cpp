@@ -25,6 +25,8 @@ namespace {
 using Content = std::vector<std::pair<std::string, std::string>>;
 using Operation = std::function<void(Arena&)>;
 
+constexpr uint64_t kLong = 100'000'000'000'000;  // nanoseconds until a key is due, and a tenth
+
 struct Range {
   uint64_t offset, size;
 };
@@ -166,6 +168,7 @@ bool indexes_agree(Arena& arena) {
 Content claims(Arena& arena) {
   const Table& table = arena.table();
   Content found;
+  std::map<std::string, uint64_t> failed;
   for (uint64_t i = 0; i < table.records_used(); ++i) {
     const RecordNo number{static_cast<uint32_t>(i)};
     const State state = state_of(table.record(number).state.load());
@@ -179,7 +182,10 @@ Content claims(Arena& arena) {
     std::string key(hit.key_size, '\0'), value(hit.value_size, '\0');
     CHECK(table.read_key(hit, key.data()) && table.read_value(hit, value.data()));
     const bool dead = table.is(number, Table::Sought::kDead);
-    if (state == State::kHeld) {
+    if (table.is(number, Table::Sought::kParked)) {
+      const uint64_t due = ticket.deadline_ns.load();
+      if (due != 0) found.emplace_back("~parked " + key, due < now_ns() + kLong / 2 ? "soon" : "long");
+    } else if (state == State::kHeld) {
       RecordNo newer;
       CHECK(table.locate_like(number, Table::Sought::kLive, newer) == Status::kOk);
       if (!dead && newer == kNoRecord && arena.is_cancelled(ticket)) value += " cancelled";
@@ -187,7 +193,10 @@ Content claims(Arena& arena) {
       // Counted, and not yet failed: its failure is under way.
       if (!dead && ticket.failures.load() >> 16 == ticket.claim.load()) --failures;
     }
-    if (failures != 0) found.emplace_back("~failures of " + key, std::to_string(failures));
+    if (failures != 0) failed[key] = std::max(failed[key], failures);
+  }
+  for (const auto& [key, failures] : failed) {
+    found.emplace_back("~failures of " + key, std::to_string(failures));
   }
   std::sort(found.begin(), found.end());
   return found;
@@ -195,7 +204,7 @@ Content claims(Arena& arena) {
 
 Content content(Arena& arena) {
   Content found;
-  if (arena.segment().kind() == Kind::kFifo) {
+  if (has_queue(arena.segment().kind())) {
     std::vector<Item> items;
     CHECK(arena.queued(true, soon(), items) == Status::kOk);
     for (const Item& item : items) found.emplace_back(item.key(), item.value());
@@ -276,7 +285,7 @@ std::string judge(const Image& image, const std::vector<Range>& parts, const Geo
         wrong = "before repair, the resource version is of another content";
       }
     }
-    if (versions[0] == "" && versions[1] == "rv" && kind != Kind::kFifo &&
+    if (versions[0] == "" && versions[1] == "rv" && !has_queue(kind) &&
         reader->has_synced() != (listed == allowed[1])) {
       wrong = "before repair, has_synced is of another content";
     }
@@ -301,10 +310,10 @@ std::string judge(const Image& image, const std::vector<Range>& parts, const Geo
   if (arena->upsert(works, Upsert::kAlways, soon(), wrote) != Status::kOk) {
     wrong = "after repair, it cannot be written";
   }
-  if (kind == Kind::kFifo) {  // all owners are dead: what they had is back, or a dead letter
+  if (has_queue(kind)) {  // all owners are dead: what they had is back, or a dead letter
     std::vector<Arena::Held> held;
     arena->segment().meta().next_reap_ns.store(0);
-    CHECK(arena->held(false, false, soon(), held) == Status::kOk);
+    CHECK(arena->held(Table::Sought::kInFlight, false, soon(), held) == Status::kOk);
     if (!held.empty()) wrong = "after all have died, something is in flight";
     if (auto found = harness::violations(*arena); !found.empty()) wrong = found.front();
   }
@@ -382,6 +391,48 @@ Operation settle_dead(bool drop) {
     bool was_there = false;
     CHECK(arena.settle_dead("a", drop, soon(), was_there) == Status::kOk && was_there);
   };
+}
+
+void enqueue(Arena& arena, const std::string& key, uint64_t delay_ns = 0) {
+  bool open = false;
+  CHECK(arena.enqueue(key, delay_ns, soon(), open) == Status::kOk && open);
+}
+
+void count_failure(Arena& arena, const std::string& key) {
+  uint64_t before = 0;
+  CHECK(arena.count_failure(key, soon(), before) == Status::kOk);
+}
+
+// "a" and "b" are dirty, "c" waits for its time, "d" has failed twice.
+void keys(Arena& arena) {
+  for (const char* key : {"a", "b", "gone"}) enqueue(arena, key);
+  enqueue(arena, "c", kLong);
+  count_failure(arena, "d");
+  count_failure(arena, "d");
+  drop(arena, "gone");
+}
+
+// "a" is being processed and has failed once; with `delay_ns` it is to come again.
+Operation a_processed(uint64_t delay_ns) {
+  return [=](Arena& arena) {
+    keys(arena);
+    claim_of(arena, "a");
+    count_failure(arena, "a");
+    if (delay_ns != 0) enqueue(arena, "a", delay_ns);
+  };
+}
+
+// `key` is due, and nobody has looked.
+void due(Arena& arena, const std::string& key) {
+  enqueue(arena, key, 1);
+  const uint64_t until = now_ns() + 3'000'000;  // more than a tick
+  while (now_ns() < until) sched_yield();
+}
+
+void look(Arena& arena) { CHECK(arena.look(soon()) == Status::kOk); }
+
+void forget(Arena& arena, const std::string& key) {
+  CHECK(arena.forget(key, soon()) == Status::kOk);
 }
 
 void replace(Arena& arena, const Content& with) {
@@ -491,7 +542,7 @@ const std::vector<Scenario>& scenarios() {
          CHECK(wrote);
        }},
       {"shut down at once", Kind::kFifo, four,
-       [](Arena& a) { CHECK(a.shut_down(true, soon()) == Status::kOk); }, false},
+       [](Arena& a) { CHECK(a.shut_down(Arena::ShutDown::kEnd, true, soon()) == Status::kOk); }, false},
       {"replace of a queue", Kind::kFifo, four,
        [](Arena& a) {
          replace(a, {{"z", "1"}, {"b", "changed"}, {"z", "2"}, {"a", "old a"}});
@@ -551,6 +602,58 @@ const std::vector<Scenario>& scenarios() {
        },
        [](Arena& a) { claim_of(a, "a"); }, true, false, 1,
        {end_of("a", Arena::End::kFailed)}},
+      {"a dirty key", Kind::kWorkQueue, keys, [](Arena& a) { enqueue(a, "new"); }},
+      {"a dirty key that has failed", Kind::kWorkQueue, keys, [](Arena& a) { enqueue(a, "d"); }},
+      {"a dirty key that is parked", Kind::kWorkQueue, keys, [](Arena& a) { enqueue(a, "c"); }},
+      {"a delay", Kind::kWorkQueue, keys, [](Arena& a) { enqueue(a, "new", kLong / 10); }},
+      {"a shorter delay", Kind::kWorkQueue, keys, [](Arena& a) { enqueue(a, "c", kLong / 10); }},
+      {"a delay of what has failed", Kind::kWorkQueue, keys,
+       [](Arena& a) { enqueue(a, "d", kLong); }},
+      {"a failure", Kind::kWorkQueue, keys, [](Arena& a) { count_failure(a, "new"); }},
+      {"one failure more", Kind::kWorkQueue, keys, [](Arena& a) { count_failure(a, "d"); }},
+      {"forget", Kind::kWorkQueue, keys, [](Arena& a) { forget(a, "d"); }},
+      {"forget what is all there is", Kind::kWorkQueue,
+       [](Arena& a) {
+         a_processed(kLong)(a);
+         count_failure(a, "a");
+         enqueue(a, "a");
+       },
+       [](Arena& a) { forget(a, "a"); }},
+      {"done, and has failed", Kind::kWorkQueue, a_processed(0), end_of("a", Arena::End::kDone)},
+      {"done, to come again", Kind::kWorkQueue, a_processed(kLong),
+       end_of("a", Arena::End::kDone)},
+      {"done, and dirty", Kind::kWorkQueue,
+       [](Arena& a) {
+         a_processed(0)(a);
+         enqueue(a, "a");
+       },
+       end_of("a", Arena::End::kDone)},
+      {"failed, to come again", Kind::kWorkQueue,
+       [](Arena& a) {
+         a_processed(kLong)(a);
+         count_failure(a, "a");  // into what is parked
+       },
+       end_of("a", Arena::End::kFailed)},
+      {"due", Kind::kWorkQueue,
+       [](Arena& a) {
+         keys(a);
+         due(a, "c");
+       },
+       look},
+      {"due, and dirty already", Kind::kWorkQueue,
+       [](Arena& a) {
+         keys(a);
+         count_failure(a, "c");
+         due(a, "c");
+         enqueue(a, "c");
+       },
+       look},
+      {"due while it is processed", Kind::kWorkQueue,
+       [](Arena& a) {
+         a_processed(0)(a);
+         due(a, "a");
+       },
+       look},
       {"add to an indexer", Kind::kIndexer, four_indexed,
        [](Arena& a) { put(a, "new", "value", "0=blue 1=new"); }},
       {"update in an indexer", Kind::kIndexer, four_indexed,

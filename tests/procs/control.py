@@ -72,7 +72,7 @@ class Control:
 
 def control(name: str) -> Control:
     """The control page of the arena of that name, now."""
-    assert _core.LAYOUT_VERSION == 5, "the offsets of this module are those of layout 5"
+    assert _core.LAYOUT_VERSION == 6, "the offsets of this module are those of layout 6"
     with path_of(name).open("rb", buffering=0) as file:
         page = os.pread(file.fileno(), META - CONTROL + 4096, CONTROL)
     (word,) = struct.unpack_from("=I", page, LOCK)

@@ -24,7 +24,7 @@ class LockWord:
     """Of the arena ``name``."""
 
     def __init__(self, name: str) -> None:
-        assert _core.LAYOUT_VERSION == 5, "the offsets above are those of layout 5"
+        assert _core.LAYOUT_VERSION == 6, "the offsets above are those of layout 6"
         with Path(f"/dev/shm/shmcache.{name}").open("rb") as file:
             self._map = mmap.mmap(file.fileno(), _SLOTS + _LINES * 64, prot=mmap.PROT_READ)
 

@@ -1,0 +1,308 @@
+// A work queue: a FIFO of keys without payloads, whose consumers hold what they take by claims
+// (claims.cpp). With client-go's words (util/workqueue): a key that is LIVE is dirty, one in flight
+// is being processed. Beyond that a key may be *parked*: HELD with `txn` kParkedKey, until its due
+// time (timers.hpp), or, without one, only to remember how often it has failed.
+//
+// So a key has up to three records: LIVE, in flight, parked. How often it has failed is the largest
+// number in their tickets: who adds to it writes into one of them, who drops one hands its number on
+// first, and to forget is to write 0 into all, the largest last. Each is old or new after a crash.
+//
+// Whoever takes a key looks for parked ones that are due, and makes them LIVE; a sleeping consumer
+// wakes up for the first of them (Arena::wait_ready). There is no timer thread. After a shutdown
+// nothing comes due.
+#include <algorithm>
+#include <array>
+#include <new>
+
+#include "arena.hpp"
+#include "futex.hpp"
+#include "guard.hpp"
+
+namespace shmcache {
+namespace {
+
+constexpr auto relaxed = std::memory_order_relaxed;
+constexpr auto release = std::memory_order_release;
+
+constexpr Bytes kNothing{"", 0};
+
+uint64_t count_of(const Ticket& ticket) { return ticket.failures.load(relaxed) & kFailuresMask; }
+
+// The claim that counted last stays (Ticket::failures).
+void set_count(Ticket& ticket, uint64_t count) {
+  const uint64_t claim = ticket.failures.load(relaxed) & ~kFailuresMask;
+  ticket.failures.store(claim | std::min(count, kFailuresMask), relaxed);
+}
+
+}  // namespace
+
+bool Arena::timer_is_due() const {
+  const Meta& m = segment_->meta();
+  const uint64_t next = m.next_due_ns.load(relaxed);
+  return next != Timers::kNever && now_ns() >= next && m.shut_down.load(relaxed) == 0;
+}
+
+Status Arena::family(const Key& key, Family& found) const {
+  Table::Place place;
+  if (Status s = table_.locate(key, place); s != Status::kOk) return s;
+  RecordNo claimed, parked;
+  if (Status s = in_flight(key, claimed); s != Status::kOk) return s;
+  if (Status s = table_.locate_held(key, Table::Sought::kParked, parked); s != Status::kOk) return s;
+  found = {place.record, claimed, parked};
+  return Status::kOk;
+}
+
+// The tickets of a family, those with the fewest failures first; null for who is not there.
+Status Arena::tickets(const Family& family, std::array<Ticket*, 3>& found) const {
+  size_t at = 0;
+  for (RecordNo record : {family.live, family.in_flight, family.parked}) {
+    found[at++] = record == kNoRecord ? nullptr : table_.ticket(record);
+    if (record != kNoRecord && found[at - 1] == nullptr) return Status::kCorrupt;
+  }
+  std::sort(found.begin(), found.end(), [](const Ticket* a, const Ticket* b) {
+    return (a == nullptr ? 0 : count_of(*a) + 1) < (b == nullptr ? 0 : count_of(*b) + 1);
+  });
+  return Status::kOk;
+}
+
+Status Arena::failures_locked(const Family& family, uint64_t& count) const {
+  std::array<Ticket*, 3> all;
+  const Status s = tickets(family, all);
+  count = s != Status::kOk || all[2] == nullptr ? 0 : count_of(*all[2]);
+  return s;
+}
+
+// What `gone` counted, `heir` counts from now on.
+Status Arena::bequeath(RecordNo gone, RecordNo heir) {
+  const Ticket* old = table_.ticket(gone);
+  Ticket* its = table_.ticket(heir);
+  if (old == nullptr || its == nullptr) return Status::kCorrupt;
+  if (count_of(*its) < count_of(*old)) set_count(*its, count_of(*old));
+  return Status::kOk;
+}
+
+// The end of `done`, of what is in no list any more. How often the key has failed stays known.
+Status Arena::erase_done(RecordNo record, RecordNo newer) {
+  const Ticket* ticket = table_.ticket(record);
+  if (ticket == nullptr) return Status::kCorrupt;
+  if (segment_->kind() != Kind::kWorkQueue || count_of(*ticket) == 0) return table_.erase(record);
+  RecordNo heir = newer;
+  if (heir == kNoRecord) {
+    const Status s = table_.locate_like(record, Table::Sought::kParked, heir);
+    if (s != Status::kOk) return s;
+  }
+  if (heir == kNoRecord) return park(record);
+  if (Status s = bequeath(record, heir); s != Status::kOk) return s;
+  return table_.erase(record);
+}
+
+// From in flight to parked, without a due time.
+Status Arena::park(RecordNo record) {
+  Ticket* ticket = table_.ticket(record);
+  if (ticket == nullptr) return Status::kCorrupt;
+  ticket->deadline_ns.store(0, relaxed);
+  table_.record(record).txn.store(kParkedKey, release);  // the truth moves
+  (void)table_.next_version();
+  return Status::kOk;
+}
+
+// A new parked record of `key`. REQUIRES: room in the index, and a mutation has begun.
+Status Arena::publish_parked(RecordNo fresh, uint64_t due_ns, uint64_t failures) {
+  Ticket* ticket = table_.ticket(fresh);
+  if (ticket == nullptr) return Status::kCorrupt;
+  ticket->failures.store(failures, relaxed);
+  ticket->deadline_ns.store(due_ns, relaxed);
+  for (auto* word : {&ticket->claim, &ticket->owner, &ticket->cancelled}) word->store(0, relaxed);
+  if (Status s = table_.publish_held(fresh, kParkedKey); s != Status::kOk) return s;
+  return due_ns == 0 ? Status::kOk : timers_.add(fresh);
+}
+
+// A parked record, in no list of timers any more, becomes dirty, unless its key is so already.
+Status Arena::unpark(RecordNo record) {
+  RecordNo live, claimed;
+  if (Status s = table_.locate_like(record, Table::Sought::kLive, live); s != Status::kOk) return s;
+  if (live != kNoRecord) {
+    if (Status s = bequeath(record, live); s != Status::kOk) return s;
+    return table_.erase(record);
+  }
+  const Status s = table_.locate_like(record, Table::Sought::kInFlight, claimed);
+  if (s != Status::kOk) return s;
+  Record& r = table_.record(record);
+  r.seq.store(queue_.next_seq(), relaxed);
+  table_.unhold(record);  // the truth moves
+  r.txn.store(0, relaxed);
+  if (claimed == kNoRecord) return queue_.push_tail(queue_.waiting(), record);
+  r.next.store(kBehindAClaim, relaxed);
+  return Status::kOk;
+}
+
+// Throws std::bad_alloc, and then nothing has happened.
+Status Arena::wake_timers(bool& begun) {
+  std::vector<RecordNo> due;
+  if (Status s = timers_.take_due(now_ns(), due); s != Status::kOk) return s;
+  if (due.empty()) return Status::kOk;
+  table_.begin_mutation();
+  begun = true;
+  for (RecordNo record : due) {
+    if (Status s = unpark(record); s != Status::kOk) return s;
+  }
+  return Status::kOk;
+}
+
+Status Arena::enqueue(std::string_view key_text, uint64_t delay_ns, uint64_t deadline, bool& open) {
+  open = false;
+  if (!key_size_ok(key_text)) return Status::kKeySize;
+  const Key key = table_.key(key_text.data(), key_text.size());
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  if (segment_->meta().shut_down.load(relaxed) != 0) return Status::kOk;
+  open = true;
+  const uint64_t sooner = segment_->meta().next_due_ns.load(relaxed);
+  bool changed = false;
+  const Status s = delay_ns == 0 ? add_locked(key, changed) : delay_locked(key, delay_ns, changed);
+  if (s != Status::kOk || !changed) return guard.end(s);
+  // A sleeper has to sleep shorter: one will do, it is the one that is woken for the item.
+  const bool wake = delay_ns == 0 || segment_->meta().next_due_ns.load(relaxed) < sooner;
+  guard.leave();
+  notify_change();
+  if (wake) notify_ready();
+  return Status::kOk;
+}
+
+Status Arena::add_locked(const Key& key, bool& changed) {
+  Family known;
+  if (Status s = family(key, known); s != Status::kOk) return s;
+  if (known.live != kNoRecord) return Status::kOk;  // dirty already
+  if (known.parked != kNoRecord) {
+    const Ticket* ticket = table_.ticket(known.parked);
+    if (ticket == nullptr) return Status::kCorrupt;
+    if (ticket->deadline_ns.load(relaxed) == 0) {
+      table_.begin_mutation();
+      if (Status s = unpark(known.parked); s != Status::kOk) return s;
+      table_.end_mutation();
+      changed = true;
+      return Status::kOk;
+    }
+  }
+  if (Status s = table_.reserve_index(1); s != Status::kOk) return s;
+  Table::Place place;
+  if (Status s = table_.locate(key, place); s != Status::kOk) return s;
+  RecordNo fresh;
+  if (Status s = prepare(key, {{}, kNothing}, fresh); s != Status::kOk) return s;
+  table_.begin_mutation();
+  if (Status s = upsert_locked(key, fresh, place, kAtTheTail); s != Status::kOk) return s;
+  table_.end_mutation();
+  changed = true;
+  return Status::kOk;
+}
+
+Status Arena::delay_locked(const Key& key, uint64_t delay_ns, bool& changed) {
+  const uint64_t due = now_ns() + delay_ns;
+  RecordNo parked;
+  const Status located = table_.locate_held(key, Table::Sought::kParked, parked);
+  if (located != Status::kOk) return located;
+  if (parked != kNoRecord) {
+    Ticket* ticket = table_.ticket(parked);
+    if (ticket == nullptr) return Status::kCorrupt;
+    const uint64_t known = ticket->deadline_ns.load(relaxed);
+    if (known != 0 && known <= due) return Status::kOk;  // the earlier time stands
+    table_.begin_mutation();
+    if (known != 0) {
+      if (Status s = timers_.remove(parked); s != Status::kOk) return s;
+    }
+    ticket->deadline_ns.store(due, relaxed);
+    if (Status s = timers_.add(parked); s != Status::kOk) return s;
+    (void)table_.next_version();
+  } else {
+    RecordNo fresh;
+    if (Status s = table_.reserve_index(1); s != Status::kOk) return s;
+    if (Status s = prepare(key, {{}, kNothing}, fresh); s != Status::kOk) return s;
+    table_.begin_mutation();
+    if (Status s = publish_parked(fresh, due, 0); s != Status::kOk) return s;
+  }
+  table_.end_mutation();
+  changed = true;
+  return Status::kOk;
+}
+
+Status Arena::count_failure(std::string_view key_text, uint64_t deadline, uint64_t& before) {
+  before = 0;
+  if (!key_size_ok(key_text)) return Status::kKeySize;
+  const Key key = table_.key(key_text.data(), key_text.size());
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  Family known;
+  if (Status s = family(key, known); s != Status::kOk) return guard.end(s);
+  if (Status s = failures_locked(known, before); s != Status::kOk) return guard.end(s);
+  for (RecordNo record : {known.parked, known.in_flight, known.live}) {
+    if (record == kNoRecord) continue;
+    set_count(*table_.ticket(record), before + 1);
+    return Status::kOk;
+  }
+  RecordNo fresh;
+  if (Status s = table_.reserve_index(1); s != Status::kOk) return guard.end(s);
+  if (Status s = prepare(key, {{}, kNothing}, fresh); s != Status::kOk) return guard.end(s);
+  table_.begin_mutation();
+  if (Status s = publish_parked(fresh, 0, 1); s != Status::kOk) return guard.end(s);
+  table_.end_mutation();
+  return Status::kOk;
+}
+
+Status Arena::failures(std::string_view key_text, uint64_t deadline, uint64_t& count) {
+  count = 0;
+  if (!key_size_ok(key_text)) return Status::kKeySize;
+  const Key key = table_.key(key_text.data(), key_text.size());
+  Guard guard(*this, segment_->writable() ? Hold::kWrite : Hold::kRead, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  Family known;
+  if (Status s = family(key, known); s != Status::kOk) return guard.end(s);
+  return guard.end(failures_locked(known, count));
+}
+
+Status Arena::forget(std::string_view key_text, uint64_t deadline) {
+  if (!key_size_ok(key_text)) return Status::kKeySize;
+  const Key key = table_.key(key_text.data(), key_text.size());
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  Family known;
+  std::array<Ticket*, 3> all;
+  if (Status s = family(key, known); s != Status::kOk) return guard.end(s);
+  if (Status s = tickets(known, all); s != Status::kOk) return guard.end(s);
+  for (Ticket* ticket : all) {
+    if (ticket != nullptr) set_count(*ticket, 0);
+  }
+  if (known.parked == kNoRecord ||
+      table_.ticket(known.parked)->deadline_ns.load(relaxed) != 0) {
+    return Status::kOk;
+  }
+  table_.begin_mutation();
+  if (Status s = table_.erase(known.parked); s != Status::kOk) return guard.end(s);
+  table_.end_mutation();
+  return Status::kOk;
+}
+
+// The bucket is one number, the time at which it is full again (GCRA; ITU-T I.371): a token moves
+// that on by `interval_ns`, and is there as soon as that is at most a whole bucket away.
+Status Arena::take_token(uint64_t interval_ns, uint64_t burst, uint64_t deadline,
+                         uint64_t& wait_ns) {
+  wait_ns = 0;
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  std::atomic<uint64_t>& full_ns = segment_->meta().bucket_full_ns;
+  const uint64_t now = now_ns(), full = std::max(full_ns.load(relaxed), now) + interval_ns;
+  full_ns.store(full, relaxed);
+  const uint64_t whole = interval_ns * burst;
+  wait_ns = full > now + whole ? full - now - whole : 0;
+  return Status::kOk;
+}
+
+Status Arena::idle(uint64_t deadline, bool& idle) {
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  if (Status s = reap_if_due(); s != Status::kOk) return guard.end(s);
+  const Meta& m = segment_->meta();
+  idle = m.waiting.count.load(relaxed) == 0 && m.in_flight.count.load(relaxed) == 0;
+  return Status::kOk;
+}
+
+}  // namespace shmcache
