@@ -13,7 +13,7 @@ import pwd
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -62,6 +62,7 @@ class Opening:
         owner: int | str | None = None,
         indexes: Sequence[str] = (),
         max_attempts: int = 0,
+        priority_func: Callable[[str], int] | None = None,
     ) -> None:
         if mode not in (0o600, 0o660):
             raise ValueError(
@@ -74,6 +75,7 @@ class Opening:
         self.kind = kind
         self.indexes = list(indexes)
         self.max_attempts = max_attempts
+        self.priority_func = priority_func
         self.codec = codec
         self.decode = decode
         self.cache_bytes = cache_bytes
@@ -99,6 +101,7 @@ class Opening:
                         self.max_attempts,
                         name,
                         self.decode,
+                        self.priority_func,
                         self.cache_bytes,
                         self.lock_timeout,
                     )
@@ -142,6 +145,7 @@ class Opening:
                             self.owner,
                             name,
                             self.decode,
+                            self.priority_func,
                             self.cache_bytes,
                             self.lock_timeout,
                         )

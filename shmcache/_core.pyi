@@ -56,6 +56,7 @@ class Arena:
         max_attempts: int,
         name: str,
         decode: Callable[[bytes, str], Any] | None,
+        priority_func: Callable[[str], int] | None,
         cache_bytes: int,
         lock_timeout: float,
     ) -> Arena: ...
@@ -69,6 +70,7 @@ class Arena:
         trusted_uid: int | None,
         name: str,
         decode: Callable[[bytes, str], Any] | None,
+        priority_func: Callable[[str], int] | None,
         cache_bytes: int,
         lock_timeout: float,
     ) -> Arena: ...

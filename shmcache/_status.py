@@ -96,6 +96,13 @@ def _key_size(name: str, c: Context) -> Exception:
     )
 
 
+def _priority(name: str, c: Context) -> Exception:
+    return ValueError(
+        f"the priority function gave {c['priority']!r} for key {c['key']!r}: a priority is an int "
+        f"from 0, which is usual, to {c['most']}, which is first"
+    )
+
+
 def _reindexed(name: str, c: Context) -> Exception:
     return ReindexedError(f"arena {name!r} has got another index")
 
@@ -221,6 +228,7 @@ _EXCEPTIONS: dict[str, Callable[[str, Context], Exception]] = {
     "arena_full": _arena_full,
     "no_space": _no_space,
     "key_size": _key_size,
+    "priority": _priority,
     "reindexed": _reindexed,
     "read_only": _read_only,
     "lock_timeout": _lock_timeout,

@@ -109,35 +109,38 @@ Status Arena::prepare(const Key& key, const Entry& entry, RecordNo& fresh) {
 
 // `fresh` is prepared; `place` is where its key belongs now.
 Status Arena::upsert_locked(const Key& key, RecordNo fresh, const Table::Place& place,
-                            uint64_t seq) {
+                            uint32_t priority, uint64_t seq) {
   if (has_queue(segment_->kind())) {
     Record& r = table_.record(fresh);
     RecordNo claimed;
     Status s = in_flight(key, claimed);
     if (s != Status::kOk) return s;
-    const bool update = place.record != kNoRecord;
+    const bool update = place.record != kNoRecord, tail = !update && seq == kAtTheTail;
+    bool moves = false;  // to another priority; when it was queued stays
     if (update) {
       const Ticket* old = table_.ticket(place.record);
       if (old == nullptr) return Status::kCorrupt;
       table_.ticket(fresh)->failures.store(old->failures.load(relaxed), relaxed);
-      seq = table_.record(place.record).seq.load(relaxed);
+      const Position had = Position::unpack(table_.record(place.record).seq.load(relaxed));
+      moves = had.priority != priority;
+      seq = Position{had.time, priority}.pack();
     }
-    const bool tail = seq == kAtTheTail;
-    r.seq.store(tail ? queue_.next_seq() : seq, relaxed);
+    r.seq.store(tail ? queue_.next_seq(priority) : seq, relaxed);
     // Linked before it is published: publish gives the old record's link to the free list.
     if (claimed != kNoRecord) {  // the newer version waits for the end of the work on the key
       r.next.store(kBehindAClaim, relaxed);
-    } else if (update) {
+    } else if (update && !moves) {
       s = queue_.take_place(fresh, place.record);
     } else if (tail) {
-      s = queue_.push_tail(queue_.waiting(), fresh);
+      s = queue_.push_waiting(fresh);
     } else {
-      s = queue_.push_in_order(fresh);
+      if (moves) s = queue_.unlink_waiting(place.record);
+      if (s == Status::kOk) s = queue_.push_in_order(fresh);
     }
     if (s != Status::kOk) return s;
     Meta& m = segment_->meta();
     if (m.populated.load(relaxed) == 0) {
-      m.initial_last_seq.store(0, relaxed);
+      m.initial_last.store(0, relaxed);
       m.populated.store(1, release);
     }
   }
@@ -156,7 +159,7 @@ Status Arena::upsert_locked(const Key& key, RecordNo fresh, const Table::Place& 
 Status Arena::erase_locked(RecordNo record, bool queued) {
   if (has_queue(segment_->kind())) {
     if (queued) {
-      if (Status s = queue_.unlink(queue_.waiting(), record); s != Status::kOk) return s;
+      if (Status s = queue_.unlink_waiting(record); s != Status::kOk) return s;
     }
     note_drained();
   } else if (segment_->kind() == Kind::kIndexer) {
@@ -165,16 +168,20 @@ Status Arena::erase_locked(RecordNo record, bool queued) {
   return table_.erase(record);
 }
 
-// FIFO: 0 in `initial_last_seq` says that no item of the first replace is queued any more. Once
-// it is 0 it stays 0, so readers need no more than to look at it.
+// FIFO: 0 in `initial_last` says that no item of the first replace is queued any more. Once it is 0
+// it stays 0, so readers need no more than to look at it.
 void Arena::note_drained() {
   Meta& m = segment_->meta();
-  const uint64_t initial = m.initial_last_seq.load(relaxed);
+  const uint64_t initial = m.initial_last.load(relaxed);
   if (initial == 0) return;
-  const RecordNo head = queue_.head();
-  if (head == kNoRecord || table_.record(head).seq.load(relaxed) > initial) {
-    m.initial_last_seq.store(0, release);
+  for (const RecordList& list : m.waiting) {
+    const RecordNo head = list.head.load(relaxed);
+    if (table_.valid(head) &&
+        Position::unpack(table_.record(head).seq.load(relaxed)).time <= initial) {
+      return;
+    }
   }
+  m.initial_last.store(0, release);
 }
 
 Status Arena::upsert(const Entry& entry, Upsert how, uint64_t deadline, bool& wrote) {
@@ -212,7 +219,9 @@ Status Arena::upsert(const Entry& entry, Upsert how, uint64_t seq, uint64_t dead
   RecordNo fresh;
   if (Status s = prepare(key, entry, fresh); s != Status::kOk) return guard.end(s);
   table_.begin_mutation();
-  if (Status s = upsert_locked(key, fresh, place, seq); s != Status::kOk) return guard.end(s);
+  if (Status s = upsert_locked(key, fresh, place, entry.priority, seq); s != Status::kOk) {
+    return guard.end(s);
+  }
   table_.end_mutation();
   guard.leave();
   wrote = true;
@@ -265,9 +274,8 @@ Status Arena::upsert_many(const std::vector<Entry>& entries, uint64_t deadline) 
   for (size_t i = 0; i < entries.size(); ++i) {
     Table::Place place;
     if (Status s = table_.locate(keys[i], place); s != Status::kOk) return guard.end(s);
-    if (Status s = upsert_locked(keys[i], fresh[i], place, kAtTheTail); s != Status::kOk) {
-      return guard.end(s);
-    }
+    const Status s = upsert_locked(keys[i], fresh[i], place, entries[i].priority, kAtTheTail);
+    if (s != Status::kOk) return guard.end(s);
   }
   table_.end_mutation();
   guard.leave();
@@ -389,7 +397,7 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
       if (s != Status::kOk) return s;
     }
   }
-  const uint64_t first_seq = fifo ? queue_.free_seq() : m.next_seq.load(relaxed);
+  const uint64_t first = fifo ? queue_.free_time() : 0;
   uint64_t version = m.version.load(relaxed), staged = 0, kept = 0;
   Status status = Status::kOk;
   for (const Entry& entry : entries) {
@@ -404,9 +412,11 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
     } else {
       if (status = prepare(key, entry, chosen); status != Status::kOk) break;
       Record& r = table_.record(chosen);
-      r.seq.store(place.record != kNoRecord ? table_.record(place.record).seq.load(relaxed)
-                                            : first_seq + order.size(),
-                  relaxed);
+      const uint64_t time =
+          place.record != kNoRecord
+              ? Position::unpack(table_.record(place.record).seq.load(relaxed)).time
+              : first + order.size();
+      r.seq.store(Position{time, entry.priority}.pack(), relaxed);
       r.txn.store(txn, relaxed);
       r.state.store(make_state(++version, State::kStaged), release);
       ++staged;
@@ -426,7 +436,9 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
       ++kept;
     }
     if (earlier == kNoRecord) order.push_back(chosen);
-    if (fifo) order[table_.record(chosen).seq.load(relaxed) - first_seq] = chosen;
+    if (fifo) {
+      order[Position::unpack(table_.record(chosen).seq.load(relaxed)).time - first] = chosen;
+    }
     spare.words[place.slot].store(index_word(key.hash, chosen), relaxed);
   }
   const uint64_t used = table_.records_used();
@@ -446,9 +458,9 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
     return status;
   }
   if (resource_version != nullptr) stage_resource_version(*resource_version, txn);
-  m.next_seq.store(first_seq + order.size(), relaxed);
+  if (fifo) m.next_time.store(first + order.size(), relaxed);
   if (m.populated.load(relaxed) == 0) {
-    m.initial_last_seq.store(order.empty() ? 0 : first_seq + order.size() - 1, relaxed);
+    m.initial_last.store(order.empty() ? 0 : first + order.size() - 1, relaxed);
   }
   const uint64_t removed = m.live.load(relaxed) - kept;
   const bool ring = staged + removed <= segment_->geometry().ring_entries / 2;
@@ -459,7 +471,7 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
   table_.publish_root(spare, indexes);  // here it happens
   m.tombstones.store(0, relaxed);
   m.live.store(order.size(), relaxed);
-  if (fifo) Queue::clear(queue_.waiting());
+  if (fifo) queue_.clear_waiting();
   for (uint64_t i = 0; i < used; ++i) {
     const RecordNo number{static_cast<uint32_t>(i)};
     Record& r = table_.record(number);
@@ -488,7 +500,7 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
     if (Status s = mark_behind(); s != Status::kOk) return s;
     for (RecordNo number : order) {
       if (table_.record(number).next.load(relaxed) == kBehindAClaim) continue;
-      if (Status s = queue_.push_tail(queue_.waiting(), number); s != Status::kOk) return s;
+      if (Status s = queue_.push_waiting(number); s != Status::kOk) return s;
     }
     note_drained();
   }
@@ -853,12 +865,12 @@ Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& 
   if (Status s = first_waiting(head); s != Status::kOk) return guard.end(s);
   // Copies first: an item leaves the queue only when its consumer has it.
   std::vector<RecordNo> taken;
+  Queue::Cursor cursor(queue_);
   try {
-    for (; head != kNoRecord && taken.size() < max_items;
-         head = table_.record(head).next.load(relaxed)) {
+    for (head = cursor.next(); head != kNoRecord && taken.size() < max_items;
+         head = cursor.next()) {
       Hit hit;
-      if (!table_.valid(head) || taken.size() >= table_.records_used() ||
-          table_.peek(head, hit) != Status::kOk) {
+      if (taken.size() >= table_.records_used() || table_.peek(head, hit) != Status::kOk) {
         items.clear();
         return guard.end(Status::kCorrupt);
       }
@@ -906,7 +918,7 @@ Status Arena::wait_ready(uint64_t deadline) {
   std::atomic_thread_fence(std::memory_order_seq_cst);  // P7
   // DIRTY: as in try_pop, an item may be there that is not yet counted, and never will be if its
   // producer is dead.
-  if (m.waiting.count.load(relaxed) != 0 ||
+  if (m.waiting_count.load(relaxed) != 0 ||
       (m.shut_down.load(relaxed) != 0 && m.in_flight.count.load(relaxed) == 0) ||
       (c.lock.load(relaxed) & kLockDirty) != 0) {
     return Status::kOk;
@@ -925,29 +937,33 @@ Status Arena::queued(bool with_values, uint64_t deadline, std::vector<Item>& ite
   Guard guard(*this, segment_->writable() ? Hold::kWrite : Hold::kRead, deadline);
   if (guard.status() != Status::kOk) return guard.status();
   // By `seq`, not by the links: so it is also right after a crash, for a handle that may not
-  // repair. A key may then have two records; the later version has the same `seq`.
+  // repair. A key may then have two records; both are of one time, and the later version counts.
   try {
-    struct Position {
-      uint64_t seq, version;
+    struct Placed {
+      uint64_t seq, time, version;
       RecordNo record;
     };
-    std::vector<Position> order;
+    std::vector<Placed> order;
     for (uint64_t i = 0, n = table_.records_used(); i < n; ++i) {
       const RecordNo number{static_cast<uint32_t>(i)};
       const Record& r = table_.record(number);
       if (truly_live(r)) {
-        order.push_back({r.seq.load(relaxed), version_of(r.state.load(relaxed)), number});
+        const uint64_t seq = r.seq.load(relaxed);
+        order.push_back({seq, Position::unpack(seq).time, version_of(r.state.load(relaxed)),
+                         number});
       }
     }
-    std::sort(order.begin(), order.end(), [](const Position& a, const Position& b) {
-      return a.seq != b.seq ? a.seq < b.seq : a.version > b.version;
+    std::sort(order.begin(), order.end(), [](const Placed& a, const Placed& b) {
+      return a.time != b.time ? a.time < b.time : a.version > b.version;
     });
-    uint64_t last = 0;
-    for (const Position& position : order) {
+    order.erase(std::unique(order.begin(), order.end(),
+                            [](const Placed& a, const Placed& b) { return a.time == b.time; }),
+                order.end());
+    std::sort(order.begin(), order.end(),
+              [](const Placed& a, const Placed& b) { return a.seq < b.seq; });
+    for (const Placed& placed : order) {
       Hit hit;
-      if (position.seq == last) continue;
-      last = position.seq;
-      if (table_.peek(position.record, hit) != Status::kOk) return Status::kCorrupt;
+      if (table_.peek(placed.record, hit) != Status::kOk) return Status::kCorrupt;
       Item item;
       if (Status s = copy_record(hit, with_values, item); s != Status::kOk) return s;
       items.push_back(std::move(item));
@@ -958,11 +974,13 @@ Status Arena::queued(bool with_values, uint64_t deadline, std::vector<Item>& ite
   return Status::kOk;
 }
 
-uint64_t Arena::oldest_seq() const {
+uint64_t Arena::oldest_time() const {
   const RecordNo head = queue_.head();
   if (!table_.valid(head)) return 0;
   const Record& r = table_.record(head);
-  return state_of(r.state.load(acquire)) == State::kFree ? 0 : r.seq.load(relaxed);
+  return state_of(r.state.load(acquire)) == State::kFree
+             ? 0
+             : Position::unpack(r.seq.load(relaxed)).time;
 }
 
 Status Arena::shut_down(ShutDown how, bool immediate, uint64_t deadline) {
@@ -998,7 +1016,7 @@ bool Arena::has_synced() const {
   if (m.populated.load(acquire) == 0 && !next_is_current(m.resource_versions.load(acquire))) {
     return false;
   }
-  return !has_queue(segment_->kind()) || m.initial_last_seq.load(acquire) == 0;
+  return !has_queue(segment_->kind()) || m.initial_last.load(acquire) == 0;
 }
 
 Status Arena::wait_change(uint64_t version, uint64_t deadline, uint64_t& now) {

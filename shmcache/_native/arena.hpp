@@ -40,6 +40,7 @@ struct Entry {
   PackedTerms terms = {};
   uint64_t terms_size = 0;
   uint32_t indexes = 0;
+  uint32_t priority = 0;  // FIFO: below kPriorities
 };
 
 // A private copy of an entry.
@@ -157,8 +158,8 @@ class Arena {
   Status wait_ready(uint64_t deadline);
   // Copies of all entries, oldest first.
   Status queued(bool with_values, uint64_t deadline, std::vector<Item>& items);
-  // Of the item that is popped next, 0 if there is none: without the lock, for people.
-  uint64_t oldest_seq() const;
+  // When the item that is popped next was queued, 0 if there is none: without the lock, for people.
+  uint64_t oldest_time() const;
   // kDrain says no more than that somebody waits until what there is has been worked off.
   enum class ShutDown : uint32_t { kOpen = 0, kEnd = 1, kDrain = 2 };
   Status shut_down(ShutDown how, bool immediate, uint64_t deadline);
@@ -166,7 +167,8 @@ class Arena {
   // --- WorkQueue (workqueue.cpp) ---
   // Make `key` dirty, now or `delay_ns` from now on; `open` is false if the queue is shut down, and
   // nothing has happened.
-  Status enqueue(std::string_view key, uint64_t delay_ns, uint64_t deadline, bool& open);
+  Status enqueue(std::string_view key, uint32_t priority, uint64_t delay_ns, uint64_t deadline,
+                 bool& open);
   // How often `key` has failed, before this failure.
   Status count_failure(std::string_view key, uint64_t deadline, uint64_t& before);
   Status failures(std::string_view key, uint64_t deadline, uint64_t& count);
@@ -183,7 +185,9 @@ class Arena {
   bool is_due() const { return reap_is_due() || timer_is_due(); }
   Status look(uint64_t deadline);
   // How many could be popped now: `size` but for those behind claims.
-  uint64_t waiting() const { return segment_->meta().waiting.count.load(std::memory_order_acquire); }
+  uint64_t waiting() const {
+    return segment_->meta().waiting_count.load(std::memory_order_acquire);
+  }
 
   // --- both ---
   uint64_t version() const;
@@ -211,7 +215,7 @@ class Arena {
   class Guard;
   friend class Guard;
 
-  static constexpr uint64_t kAtTheTail = 0;  // no seq is 0
+  static constexpr uint64_t kAtTheTail = ~uint64_t{0};  // no seq
 
   Status repair_locked();
   bool drop_overlapping();
@@ -225,8 +229,9 @@ class Arena {
   template <typename Look, typename Truth>
   Status at_one_instant(uint64_t deadline, Look&& look, Truth&& truth);
   Status upsert(const Entry& entry, Upsert how, uint64_t seq, uint64_t deadline, bool& wrote);
-  // `seq`: the place in the queue of a new key.
-  Status upsert_locked(const Key& key, RecordNo fresh, const Table::Place& place, uint64_t seq);
+  // `seq`: the place in the queue of a new key; kAtTheTail: the last of `priority`.
+  Status upsert_locked(const Key& key, RecordNo fresh, const Table::Place& place,
+                       uint32_t priority, uint64_t seq);
   Status erase_locked(RecordNo record, bool queued);
   // claims.cpp
   Status in_flight(const Key& key, RecordNo& record) const;
@@ -252,11 +257,12 @@ class Arena {
   Status bequeath(RecordNo gone, RecordNo heir);
   Status erase_done(RecordNo record, RecordNo newer);
   Status park(RecordNo record);
-  Status publish_parked(RecordNo fresh, uint64_t due_ns, uint64_t failures);
-  Status unpark(RecordNo record);
+  Status publish_parked(RecordNo fresh, uint32_t priority, uint64_t due_ns, uint64_t failures);
+  Status unpark(RecordNo record, uint32_t priority);
+  Status raise(RecordNo live, uint32_t priority);
   Status wake_timers(bool& begun);
-  Status add_locked(const Key& key, bool& changed);
-  Status delay_locked(const Key& key, uint64_t delay_ns, bool& changed);
+  Status add_locked(const Key& key, uint32_t priority, bool& changed);
+  Status delay_locked(const Key& key, uint32_t priority, uint64_t delay_ns, bool& changed);
   Status nothing_left() const;
   bool holds(const Claim& claim) const;
   void count_pops(uint64_t more);

@@ -37,11 +37,10 @@ namespace {
 
 // In the order of Status.
 constexpr const char* kStatusNames[] = {
-    "ok",         "miss",        "empty",     "interrupted", "shut_down",    "exists",
-    "busy",       "unfinished",  "too_small", "too_big",     "arena_full",   "no_space",
-    "key_size",   "reindexed",   "read_only",   "lock_timeout", "no_slot",  "closed",
-    "superseded", "foreign",     "wrong_layout", "wrong_kind", "wrong_codec", "insecure", "corrupt",
-    "lost",       "no_memory",   "system"};
+    "ok", "miss", "empty", "interrupted", "shut_down", "exists", "busy", "unfinished",
+    "too_small", "too_big", "arena_full", "no_space", "key_size", "priority", "reindexed",
+    "read_only", "lock_timeout", "no_slot", "closed", "superseded", "foreign", "wrong_layout",
+    "wrong_kind", "wrong_codec", "insecure", "corrupt", "lost", "no_memory", "system"};
 static_assert(std::size(kStatusNames) == static_cast<size_t>(Status::kSystem) + 1);
 
 // Payloads from here on are copied with the GIL released.
@@ -203,19 +202,20 @@ struct Token {
 
 class Handle {
  public:
-  Handle(std::unique_ptr<Segment> segment, std::string name, nb::object decode, uint64_t cache_bytes,
-         double lock_timeout)
+  Handle(std::unique_ptr<Segment> segment, std::string name, nb::object decode,
+         nb::object priority_func, uint64_t cache_bytes, double lock_timeout)
       : arena_(std::make_unique<Arena>(std::move(segment))),
         name_(std::move(name)),
         decode_(std::move(decode)),
+        priority_func_(std::move(priority_func)),
         cache_limit_(cache_bytes),
         lock_timeout_(lock_timeout) {}
 
   static nb::object create(int fd, const char* shm_name, std::string_view kind, uint64_t capacity,
                            std::string_view codec, uint32_t mode,
                            const std::vector<std::string>& indexes, uint64_t max_attempts,
-                           const std::string& name, nb::object decode, uint64_t cache_bytes,
-                           double lock_timeout) {
+                           const std::string& name, nb::object decode, nb::object priority_func,
+                           uint64_t cache_bytes, double lock_timeout) {
     std::unique_ptr<Segment> segment;
     Finding finding;
     Status s =
@@ -223,15 +223,15 @@ class Handle {
                         max_attempts, segment, finding);
     if (s != Status::kOk) fail(s, name, describe(finding));
     auto handle = std::make_unique<Handle>(std::move(segment), name, std::move(decode),
-                                           cache_bytes, lock_timeout);
+                                           std::move(priority_func), cache_bytes, lock_timeout);
     handle->check(handle->arena_->settle(deadline_after(lock_timeout)));
     return nb::cast(handle.release(), nb::rv_policy::take_ownership);
   }
 
   static nb::object attach(int fd, const char* shm_name, std::string_view kind,
                            std::string_view codec, bool writable, nb::handle trusted_uid,
-                           const std::string& name, nb::object decode, uint64_t cache_bytes,
-                           double lock_timeout) {
+                           const std::string& name, nb::object decode, nb::object priority_func,
+                           uint64_t cache_bytes, double lock_timeout) {
     std::unique_ptr<Segment> segment;
     Finding finding;
     const uint32_t trusted = trusted_uid.is_none() ? kNobody : nb::cast<uint32_t>(trusted_uid);
@@ -244,8 +244,8 @@ class Handle {
       context["wanted_codec"] = nb::str(codec.data(), codec.size());
       fail(s, name, context);
     }
-    return nb::cast(new Handle(std::move(segment), name, std::move(decode), cache_bytes,
-                               lock_timeout),
+    return nb::cast(new Handle(std::move(segment), name, std::move(decode),
+                               std::move(priority_func), cache_bytes, lock_timeout),
                     nb::rv_policy::take_ownership);
   }
 
@@ -272,6 +272,7 @@ class Handle {
     Use use(*this);
     Entry entry{key_of(key), {data.data(), data.size()}};
     set_terms(entry, terms, indexes);
+    entry.priority = priority_of(key);
     bool wrote = false;
     check(locked(data.size(), [&](uint64_t deadline) {
             return arena_->upsert(entry, if_absent ? Upsert::kIfAbsent : Upsert::kAlways, deadline,
@@ -631,9 +632,10 @@ class Handle {
     Use use(*this);
     const std::string_view text = key_of(key);
     const uint64_t delay_ns = delay > 0 ? nanoseconds(nb::float_(delay)) : 0;
+    const uint32_t priority = priority_of(key);
     bool open = false;
     check(locked(0, [&](uint64_t deadline) {
-            return arena_->enqueue(text, delay_ns, deadline, open);
+            return arena_->enqueue(text, priority, delay_ns, deadline, open);
           }),
           text.size());
     return open;
@@ -778,7 +780,7 @@ class Handle {
     report_reads();
     // No lock: who looks at an arena in trouble must not wait for it.
     const HeapFigures heap = arena_->table().heap().figures();
-    const uint64_t oldest = arena_->oldest_seq(), now = now_ns();
+    const uint64_t oldest = arena_->oldest_time(), now = now_ns();
     nb::dict d;
     d["entries"] = arena_->size();
     d["capacity_bytes"] = segment.capacity();
@@ -990,6 +992,22 @@ class Handle {
     return *text;
   }
 
+  // Before the lock is taken, like all that runs Python.
+  uint32_t priority_of(nb::handle key) {
+    if (priority_func_.is_none()) return 0;
+    const nb::object given = priority_func_(key);
+    const long priority = PyLong_CheckExact(given.ptr()) ? PyLong_AsLong(given.ptr()) : -1;
+    if (priority < 0 || priority >= static_cast<long>(kPriorities)) {
+      PyErr_Clear();
+      nb::dict context;
+      context["key"] = nb::borrow(key);
+      context["priority"] = given;
+      context["most"] = kPriorities - 1;
+      fail(Status::kPriority, name_, context);
+    }
+    return static_cast<uint32_t>(priority);
+  }
+
   Batch collect(nb::list entries, uint32_t indexes) {
     Batch batch;
     batch.entries.reserve(nb::len(entries));
@@ -1002,6 +1020,7 @@ class Handle {
       if (text.empty() || text.size() > kMaxKeySize) check(Status::kKeySize, text.size());
       Entry entry{text, {data.data(), data.size()}};
       entry.indexes = indexes;
+      entry.priority = priority_of(key);
       if (nb::len(parts) > 2) {
         nb::bytes terms = nb::cast<nb::bytes>(parts[2]);
         set_terms(entry, terms, indexes);
@@ -1447,6 +1466,7 @@ class Handle {
   std::unique_ptr<Arena> arena_;
   std::string name_;
   nb::object decode_;
+  nb::object priority_func_;  // of a key; None: all are alike
   uint64_t cache_limit_;
   double lock_timeout_;
   std::vector<pthread_t> inside_;
@@ -1557,11 +1577,13 @@ NB_MODULE(_core, m) {
   arena
       .def_static("create", &Handle::create, nb::arg("fd"), nb::arg("shm_name"), nb::arg("kind"),
                   nb::arg("capacity"), nb::arg("codec"), nb::arg("mode"), nb::arg("indexes"),
-                  nb::arg("max_attempts"), nb::arg("name"), nb::arg("decode").none(), nb::arg("cache_bytes"), nb::arg("lock_timeout"))
+                  nb::arg("max_attempts"), nb::arg("name"), nb::arg("decode").none(),
+                  nb::arg("priority_func").none(), nb::arg("cache_bytes"),
+                  nb::arg("lock_timeout"))
       .def_static("attach", &Handle::attach, nb::arg("fd"), nb::arg("shm_name"), nb::arg("kind"),
                   nb::arg("codec"), nb::arg("writable"), nb::arg("trusted_uid").none(),
-                  nb::arg("name"), nb::arg("decode").none(), nb::arg("cache_bytes"),
-                  nb::arg("lock_timeout"))
+                  nb::arg("name"), nb::arg("decode").none(), nb::arg("priority_func").none(),
+                  nb::arg("cache_bytes"), nb::arg("lock_timeout"))
       .def("close", &Handle::close)
       .def_prop_ro("closed", &Handle::closed)
       .def_prop_ro("writable", &Handle::writable)

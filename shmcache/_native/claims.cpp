@@ -61,7 +61,7 @@ Status Arena::worth_taking() const {
   const Meta& m = segment_->meta();
   if (closed()) return Status::kClosed;
   if (!segment_->writable()) return Status::kReadOnly;
-  const bool nothing = m.waiting.count.load(acquire) == 0 && m.shut_down.load(acquire) == 0 &&
+  const bool nothing = m.waiting_count.load(acquire) == 0 && m.shut_down.load(acquire) == 0 &&
                        (segment_->control().lock.load(acquire) & kLockDirty) == 0 &&
                        !is_due();
   return nothing ? Status::kEmpty : Status::kOk;
@@ -72,7 +72,7 @@ Status Arena::first_waiting(RecordNo& head) {
   if (Status s = reap_if_due(); s != Status::kOk) return s;
   head = queue_.head();
   if (head != kNoRecord) return table_.valid(head) ? Status::kOk : Status::kCorrupt;
-  return segment_->meta().waiting.count.load(relaxed) != 0 ? Status::kCorrupt : nothing_left();
+  return waiting() != 0 ? Status::kCorrupt : nothing_left();
 }
 
 bool Arena::reap_is_due() const {
@@ -175,7 +175,10 @@ Status Arena::fail_locked(RecordNo held, bool counted) {
     Ticket* its = table_.ticket(newer);
     if (its == nullptr) return Status::kCorrupt;
     if (!cancelled) {
-      table_.record(newer).seq.store(table_.record(held).seq.load(relaxed), relaxed);
+      const Position had = Position::unpack(table_.record(held).seq.load(relaxed));
+      Record& n = table_.record(newer);  // of its own priority
+      n.seq.store(Position{had.time, Position::unpack(n.seq.load(relaxed)).priority}.pack(),
+                  relaxed);
       if (spent) its->failures.store(0, relaxed);  // what is new deserves to be tried
       if (Status s = spent ? Status::kOk : bequeath(held, newer); s != Status::kOk) return s;
     }
@@ -269,7 +272,7 @@ Status Arena::try_claim(uint64_t lease_ns, uint64_t deadline, Item& item, Claim&
   ticket->deadline_ns.store(until, relaxed);
   ticket->cancelled.store(0, relaxed);
   table_.hold(head);  // the truth moves
-  if (Status s = queue_.unlink(queue_.waiting(), head); s != Status::kOk) return guard.end(s);
+  if (Status s = queue_.unlink_waiting(head); s != Status::kOk) return guard.end(s);
   if (Status s = queue_.push_tail(queue_.in_flight(), head); s != Status::kOk) return guard.end(s);
   const uint64_t look = until == 0 ? now + kReapNs : std::min(until, now + kReapNs);
   if (m.in_flight.count.load(relaxed) == 1 || look < m.next_reap_ns.load(relaxed)) {
@@ -298,7 +301,6 @@ bool Arena::holds(const Claim& claim) const {
 
 Status Arena::end_claim(const Claim& claim, End how, uint64_t deadline, bool& ours) {
   ours = false;
-  Meta& m = segment_->meta();
   Guard guard(*this, Hold::kWrite, deadline);
   if (guard.status() != Status::kOk) return guard.status();
   if (!holds(claim)) return Status::kOk;
@@ -322,7 +324,7 @@ Status Arena::end_claim(const Claim& claim, End how, uint64_t deadline, bool& ou
     return guard.end(s);
   }
   table_.end_mutation();
-  const bool more = m.waiting.count.load(relaxed) != 0;
+  const bool more = waiting() != 0;
   guard.leave();
   notify_change();
   if (more) notify_ready();
@@ -406,14 +408,12 @@ Status Arena::settle_dead(std::string_view key_text, bool drop, uint64_t deadlin
     Record& r = table_.record(record);
     Ticket* ticket = table_.ticket(record);
     if (ticket == nullptr) return guard.end(Status::kCorrupt);
-    r.seq.store(queue_.next_seq(), relaxed);
+    r.seq.store(queue_.next_seq(Position::unpack(r.seq.load(relaxed)).priority), relaxed);
     ticket->failures.store(0, relaxed);
     if (Status s = queue_.unlink(queue_.dead(), record); s != Status::kOk) return guard.end(s);
     table_.unhold(record);  // the truth moves
     r.txn.store(0, relaxed);
-    if (Status s = queue_.push_tail(queue_.waiting(), record); s != Status::kOk) {
-      return guard.end(s);
-    }
+    if (Status s = queue_.push_waiting(record); s != Status::kOk) return guard.end(s);
   }
   table_.end_mutation();
   guard.leave();

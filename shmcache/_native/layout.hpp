@@ -37,8 +37,9 @@
 //   I5  No two neighbouring blocks are free; each free block is in the free list of its class,
 //       and each list holds nothing else; the bytes and blocks in them are counted.
 //   I6  Every FREE record below `records_used` is in the free record list once, nothing else is.
-//   I7  FIFO: the queue visits every LIVE record whose key is not in flight once, in ascending
-//       `seq`; prev and next agree.
+//   I7  FIFO: the list of its priority visits every LIVE record whose key is not in flight once, in
+//       ascending `seq`; prev and next agree; they are counted, and the bitmap names the lists that
+//       are not empty.
 //   I8  `live`, `held`, `tombstones`, `used_bytes` count what is there; `version` is at least the
 //       version of every record, and no two LIVE records have the same version.
 //   I9  `mutation_seq` is even.
@@ -114,6 +115,11 @@ enum class Kind : uint32_t { kStore = 1, kFifo = 2, kIndexer = 3, kWorkQueue = 4
 constexpr bool has_queue(Kind kind) { return kind == Kind::kFifo || kind == Kind::kWorkQueue; }
 
 constexpr uint64_t kPage = 4096;
+// Larger is sooner, 0 is usual. An item stands as if it had been queued kPriorityStepNs earlier for
+// each: so a flood of urgent ones holds the others up for no longer than that.
+constexpr uint32_t kPriorities = 8;
+constexpr uint64_t kPriorityStepNs = 10'000'000'000;
+
 constexpr uint64_t kMagic = 0x3165686361636d68;  // "hmcache1", the last store of a creation
 constexpr uint32_t kLayoutVersion = 6;           // bump on any change of this file
 constexpr uint64_t kMaxKeySize = 65535;
@@ -235,12 +241,14 @@ struct Meta {
   std::atomic<uint64_t> used_bytes;
   std::atomic<uint64_t> records_used;  // records ever handed out
   std::atomic<RecordNo> free_record;
-  // The queue. `seq` 0 is never used.
-  alignas(64) RecordList waiting;
-  std::atomic<uint64_t> next_seq;
-  std::atomic<uint64_t> initial_last_seq;  // of the first replace, 0 when all of it is gone
+  // The queue: a list for each priority (queue.hpp).
+  alignas(64) std::atomic<uint64_t> waiting_count;    // in all of them
+  std::atomic<uint64_t> waiting_bitmap;  // which of them are not empty
+  std::atomic<uint64_t> next_time;       // of a position
+  std::atomic<uint64_t> initial_last;    // time of the last of the first replace, 0 when all of it is gone
   std::atomic<uint32_t> shut_down;         // 0 open, 1 shut down
   std::atomic<uint32_t> populated;         // the first replace (FIFO: or add) has happened
+  alignas(64) RecordList waiting[kPriorities];
   alignas(64) RecordList in_flight;
   RecordList dead;
   std::atomic<uint64_t> held;            // records
@@ -293,12 +301,29 @@ struct alignas(64) Record {
   std::atomic<RecordNo> next;  // LIVE: queue; FREE: free record list
   std::atomic<RecordNo> prev;  // LIVE: queue
   std::atomic<uint32_t> terms_size;  // bytes in the extent after the payload: index values, Ticket
-  std::atomic<uint64_t> seq;  // queue position
+  std::atomic<uint64_t> seq;  // queue position (Position)
   // STAGED: generation that makes it LIVE; LIVE: that dooms it; HELD: as above, or 0.
   std::atomic<uint64_t> txn;
 };
 static_assert(sizeof(Record) == 64, "one record, one cache line");
 static_assert(kMaxIndexes * kIndexNameSize == kPage);
+
+// A place in a queue as one number, the smaller the sooner: `time` << 3 | priority, the time that of
+// its queueing plus what a more urgent item would be spared. No two are of one time.
+struct Position {
+  uint64_t time;
+  uint32_t priority;
+
+  static constexpr uint64_t spared(uint32_t priority) {
+    return (kPriorities - 1 - priority) * kPriorityStepNs;
+  }
+  constexpr uint64_t pack() const { return (time + spared(priority)) << 3 | priority; }
+  static constexpr Position unpack(uint64_t seq) {
+    const auto priority = static_cast<uint32_t>(seq & (kPriorities - 1));
+    const uint64_t time = seq >> 3, later = spared(priority);
+    return {time < later ? 0 : time - later, priority};
+  }
+};
 
 // --- Ticket -----------------------------------------------------------------------------------
 // What a FIFO knows of the claims of an item, behind its payload. Written by the lock's owner only;

@@ -1,14 +1,15 @@
-// The order of a FIFO: a doubly linked list through the LIVE records, in ascending `seq` (I7), but
-// for those whose key is in flight: they wait for the end of the claim (claims.cpp). Two lists more
-// hold the records in flight and the dead letters (I12).
+// The order of a FIFO: a doubly linked list through the LIVE records of each priority, in ascending
+// `seq` (I7), but for those whose key is in flight: they wait for the end of the claim (claims.cpp).
+// What is popped next is the head with the smallest `seq`. Two lists more hold the records in flight
+// and the dead letters (I12).
 //
 // Keyed: a key is in the queue at most once, because a record is. An update takes over the
 // position (and `seq`) of the record it replaces; a delete unlinks, so there are no ghosts; a key
 // added again gets a new `seq` and goes to the tail; one whose pop is undone has its old `seq`.
 //
-// A `seq` is the time of its queueing, in nanoseconds of CLOCK_MONOTONIC_COARSE, or one more than
-// the last one given if that is later: a position first, and so also the age of an item. Where the
-// clocks of two processes differ (time namespaces) the order holds and the age is off.
+// A `seq` (Position) has the time of its queueing, in nanoseconds of CLOCK_MONOTONIC_COARSE, or one
+// more than the last one given if that is later: a position first, and so also the age of an item.
+// Where the clocks of two processes differ (time namespaces) the order holds and the age is off.
 //
 // All of it is derived: repair sorts the LIVE records by `seq` and links them anew. So the order of the
 // stores below does not matter, only that they are bounded and checked.
@@ -16,6 +17,8 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <bit>
 
 #include "futex.hpp"
 #include "layout.hpp"
@@ -29,47 +32,111 @@ class Queue {
  public:
   Queue(Segment& segment, Table& table) : segment_(segment), table_(table) {}
 
-  RecordList& waiting() const { return segment_.meta().waiting; }
   RecordList& in_flight() const { return segment_.meta().in_flight; }
   RecordList& dead() const { return segment_.meta().dead; }
 
-  RecordNo head() const { return waiting().head.load(std::memory_order_relaxed); }
+  // Of the waiting in their order, without taking them. By one cursor, each once.
+  class Cursor {
+   public:
+    explicit Cursor(const Queue& queue) : table_(queue.table_) {
+      const Meta& m = queue.segment_.meta();
+      for (uint64_t rest = m.waiting_bitmap.load(std::memory_order_relaxed); rest != 0;
+           rest &= rest - 1) {
+        const auto priority = static_cast<uint32_t>(std::countr_zero(rest));
+        if (priority >= kPriorities) break;
+        heads_[used_++] = m.waiting[priority].head.load(std::memory_order_relaxed);
+      }
+    }
+    // kNoRecord at the end, and where a link leads nowhere.
+    RecordNo next() {
+      uint32_t best = 0;
+      uint64_t least = ~uint64_t{0};
+      for (uint32_t i = 0; i < used_; ++i) {
+        if (heads_[i] == kNoRecord || !table_.valid(heads_[i])) continue;
+        const uint64_t seq = table_.record(heads_[i]).seq.load(std::memory_order_relaxed);
+        if (seq < least) {
+          least = seq;
+          best = i;
+        }
+      }
+      if (least == ~uint64_t{0}) return kNoRecord;
+      const RecordNo found = heads_[best];
+      heads_[best] = table_.record(found).next.load(std::memory_order_relaxed);
+      return found;
+    }
 
-  // The first position behind all others; those that follow it are free too.
-  uint64_t free_seq() const {
-    return std::max(segment_.meta().next_seq.load(std::memory_order_relaxed), coarse_now_ns());
+   private:
+    const Table& table_;
+    std::array<RecordNo, kPriorities> heads_{};
+    uint32_t used_ = 0;
+  };
+
+  RecordNo head() const { return Cursor(*this).next(); }
+
+  // The first time behind all others; those that follow it are free too.
+  uint64_t free_time() const {
+    return std::max(segment_.meta().next_time.load(std::memory_order_relaxed), coarse_now_ns());
   }
-  uint64_t next_seq() {
-    const uint64_t seq = free_seq();
-    segment_.meta().next_seq.store(seq + 1, std::memory_order_relaxed);
-    return seq;
+  uint64_t next_seq(uint32_t priority) {
+    const uint64_t time = free_time();
+    segment_.meta().next_time.store(time + 1, std::memory_order_relaxed);
+    return Position{time, priority}.pack();
   }
 
-  Status push_tail(RecordList& list, RecordNo fresh) {
-    count(list, 1);
-    return link(list, list.tail.load(std::memory_order_relaxed), fresh, kNoRecord);
+  // Behind all of its priority.
+  Status push_waiting(RecordNo fresh) {
+    RecordList& list = waiting(fresh);
+    begin_waiting(list, fresh);
+    return push_tail(list, fresh);
   }
 
-  // Among the waiting by its `seq`, which is mostly that of the oldest: so from the head on. Bounded
-  // by the number of records, should the links be damaged.
+  // By its `seq`, which is mostly that of the oldest: so from the head on. Bounded by the number of
+  // records, should the links be damaged.
   Status push_in_order(RecordNo fresh) {
+    RecordList& list = waiting(fresh);
     const uint64_t seq = table_.record(fresh).seq.load(std::memory_order_relaxed);
-    RecordNo prev = kNoRecord, next = head();
+    RecordNo prev = kNoRecord, next = list.head.load(std::memory_order_relaxed);
     for (uint64_t steps = 0; next != kNoRecord; ++steps) {
       if (!table_.valid(next) || steps > table_.records_used()) return Status::kCorrupt;
       if (table_.record(next).seq.load(std::memory_order_relaxed) > seq) break;
       prev = next;
       next = table_.record(next).next.load(std::memory_order_relaxed);
     }
-    count(waiting(), 1);
-    return link(waiting(), prev, fresh, next);
+    begin_waiting(list, fresh);
+    count(list, 1);
+    return link(list, prev, fresh, next);
   }
 
-  // `fresh` takes the place of `old` among the waiting.
+  // `fresh`, which has its `seq`, takes the place of `old` among the waiting.
   Status take_place(RecordNo fresh, RecordNo old) {
     const Record& o = table_.record(old);
-    return link(waiting(), o.prev.load(std::memory_order_relaxed), fresh,
+    return link(waiting(old), o.prev.load(std::memory_order_relaxed), fresh,
                 o.next.load(std::memory_order_relaxed));
+  }
+
+  Status unlink_waiting(RecordNo gone) {
+    Meta& m = segment_.meta();
+    RecordList& list = waiting(gone);
+    const Status s = unlink(list, gone);
+    m.waiting_count.store(m.waiting_count.load(std::memory_order_relaxed) - 1,
+                          std::memory_order_release);
+    if (list.count.load(std::memory_order_relaxed) == 0) {
+      m.waiting_bitmap.store(m.waiting_bitmap.load(std::memory_order_relaxed) & ~bit_of(gone),
+                             std::memory_order_relaxed);
+    }
+    return s;
+  }
+
+  void clear_waiting() {
+    Meta& m = segment_.meta();
+    for (RecordList& list : m.waiting) clear(list);
+    m.waiting_count.store(0, std::memory_order_relaxed);
+    m.waiting_bitmap.store(0, std::memory_order_relaxed);
+  }
+
+  Status push_tail(RecordList& list, RecordNo fresh) {
+    count(list, 1);
+    return link(list, list.tail.load(std::memory_order_relaxed), fresh, kNoRecord);
   }
 
   Status unlink(RecordList& list, RecordNo gone) {
@@ -87,7 +154,27 @@ class Queue {
 
  private:
   static void count(RecordList& list, uint64_t more) {
-    list.count.store(list.count.load(std::memory_order_relaxed) + more, std::memory_order_release);
+    list.count.store(list.count.load(std::memory_order_relaxed) + more, std::memory_order_relaxed);
+  }
+
+  uint32_t priority_of(RecordNo record) const {
+    return Position::unpack(table_.record(record).seq.load(std::memory_order_relaxed)).priority;
+  }
+  RecordList& waiting(RecordNo record) const {
+    return segment_.meta().waiting[priority_of(record)];
+  }
+  uint64_t bit_of(RecordNo record) const { return uint64_t{1} << priority_of(record); }
+
+  // One more is going to be in `list`. Release: who sees the count without the lock, and takes it,
+  // finds the item.
+  void begin_waiting(const RecordList& list, RecordNo fresh) {
+    Meta& m = segment_.meta();
+    m.waiting_count.store(m.waiting_count.load(std::memory_order_relaxed) + 1,
+                          std::memory_order_release);
+    if (list.count.load(std::memory_order_relaxed) == 0) {
+      m.waiting_bitmap.store(m.waiting_bitmap.load(std::memory_order_relaxed) | bit_of(fresh),
+                             std::memory_order_relaxed);
+    }
   }
 
   Status join(RecordList& list, RecordNo prev, RecordNo next) {

@@ -100,11 +100,11 @@ Status Arena::repair_locked() try {
   const uint64_t used = table_.records_used();
   if (Status s = table_.root(root); s != Status::kOk) return s;
 
-  struct Position {
+  struct Placed {
     uint64_t seq;
     RecordNo record;
   };
-  std::vector<Position> order, claims;
+  std::vector<Placed> order, claims;
   std::vector<RecordNo> timed;
   std::vector<RecordNo> losers;
   BlockStarts starts(heap.committed());
@@ -199,7 +199,7 @@ Status Arena::repair_locked() try {
 
   // 3. Memory.
   RecordNo free_record = kNoRecord;
-  uint64_t used_bytes = 0, last_seq = 0, last_claim = m.claims.load(relaxed);
+  uint64_t used_bytes = 0, last_time = 0, last_claim = m.claims.load(relaxed);
   for (uint64_t i = used; i-- > 0;) {
     const RecordNo number{static_cast<uint32_t>(i)};
     Record& r = table_.record(number);
@@ -209,7 +209,7 @@ Status Arena::repair_locked() try {
     } else {
       used_bytes += table_.bytes_of(number);
       if (fifo) {
-        last_seq = std::max(last_seq, r.seq.load(relaxed));
+        last_time = std::max(last_time, Position::unpack(r.seq.load(relaxed)).time);
         r.next.store(kNoRecord, relaxed);
         if (table_.is(number, Table::Sought::kLive)) {
           order.push_back({r.seq.load(relaxed), number});
@@ -233,19 +233,20 @@ Status Arena::repair_locked() try {
 
   // 4. Order.
   if (fifo) {
-    auto earlier = [](const Position& a, const Position& b) { return a.seq < b.seq; };
+    auto earlier = [](const Placed& a, const Placed& b) { return a.seq < b.seq; };
     std::sort(order.begin(), order.end(), earlier);
     std::sort(claims.begin(), claims.end(), earlier);
-    for (RecordList* list : {&m.waiting, &m.in_flight, &m.dead}) Queue::clear(*list);
-    for (const Position& position : claims) {
-      const bool dead = table_.is(position.record, Table::Sought::kDead);
-      const Status s = queue_.push_tail(dead ? m.dead : m.in_flight, position.record);
+    queue_.clear_waiting();
+    for (RecordList* list : {&m.in_flight, &m.dead}) Queue::clear(*list);
+    for (const Placed& placed : claims) {
+      const bool dead = table_.is(placed.record, Table::Sought::kDead);
+      const Status s = queue_.push_tail(dead ? m.dead : m.in_flight, placed.record);
       if (s != Status::kOk) return s;
     }
     if (Status s = mark_behind(); s != Status::kOk) return s;
-    for (const Position& position : order) {
-      if (table_.record(position.record).next.load(relaxed) == kBehindAClaim) continue;
-      if (Status s = queue_.push_tail(m.waiting, position.record); s != Status::kOk) return s;
+    for (const Placed& placed : order) {
+      if (table_.record(placed.record).next.load(relaxed) == kBehindAClaim) continue;
+      if (Status s = queue_.push_waiting(placed.record); s != Status::kOk) return s;
     }
     timers_.clear(now_ns());
     for (RecordNo number : timed) {
@@ -253,7 +254,7 @@ Status Arena::repair_locked() try {
     }
     m.claims.store(last_claim, relaxed);
     m.next_reap_ns.store(0, relaxed);
-    m.next_seq.store(std::max(m.next_seq.load(relaxed), last_seq + 1), relaxed);
+    m.next_time.store(std::max(m.next_time.load(relaxed), last_time + 1), relaxed);
     note_drained();
   }
 

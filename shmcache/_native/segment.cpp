@@ -302,12 +302,8 @@ Status Segment::initialise(uint64_t capacity, std::string_view codec,
   m.heap_committed.store(kPage, std::memory_order_relaxed);
   m.buckets_committed.store(g.buckets_max == 0 ? 0 : kPage, std::memory_order_relaxed);
   m.free_record.store(kNoRecord, std::memory_order_relaxed);
-  for (RecordList* list : {&m.waiting, &m.in_flight, &m.dead}) {
-    list->head.store(kNoRecord, std::memory_order_relaxed);
-    list->tail.store(kNoRecord, std::memory_order_relaxed);
-  }
-  m.next_seq.store(1, std::memory_order_relaxed);
-  // The heap is formatted by a repair of the empty arena: one way to do it, not two.
+  // Lists and heap are formatted by a repair of the empty arena: one way to do it, not two.
+  m.next_time.store(1, std::memory_order_relaxed);
   control().lock.store(kLockDirty, std::memory_order_relaxed);
   h.magic.store(kMagic, std::memory_order_release);
   return Status::kOk;

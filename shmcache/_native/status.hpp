@@ -20,6 +20,7 @@ enum class Status : uint8_t {
   kArenaFull,     // the committed bytes would pass the capacity
   kNoSpace,       // the file system (or the process's file size limit) gives no more pages
   kKeySize,       // a key of 0 bytes or of more than kMaxKeySize
+  kPriority,      // the priority function gave what is no priority
   kReindexed,     // the arena has other secondary indexes than these terms were made for
   kReadOnly,      // a write through a handle without write access
   kLockTimeout,   // a living process holds the lock

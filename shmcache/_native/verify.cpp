@@ -227,10 +227,12 @@ class Verifier {
     }
   }
 
-  void queue() {
-    uint64_t count = 0, last_seq = 0;
+  void waiting(uint32_t priority, uint64_t& count) {
+    const RecordList& list = meta_.waiting[priority];
+    const uint64_t before = count;
+    uint64_t last_seq = 0;
     RecordNo prev = kNoRecord;
-    for (RecordNo r = meta_.waiting.head.load(relaxed); r != kNoRecord;) {
+    for (RecordNo r = list.head.load(relaxed); r != kNoRecord;) {
       if (!table_.valid(r) || ++count > live_) {
         bad("I7", "the queue leads to record " + n(raw(r)));
         return;
@@ -246,12 +248,25 @@ class Verifier {
       }
       if (record.prev.load(relaxed) != prev) bad("I7", "back link of record " + n(raw(r)));
       const uint64_t seq = record.seq.load(relaxed);
+      const Position position = Position::unpack(seq);
+      if (position.priority != priority || position.time >= meta_.next_time.load(relaxed)) {
+        bad("I7", "the position of record " + n(raw(r)));
+      }
       if (seq <= last_seq) bad("I7", "record " + n(raw(r)) + " is out of order");
       last_seq = seq;
       prev = r;
       r = record.next.load(relaxed);
     }
-    if (meta_.waiting.tail.load(relaxed) != prev) bad("I7", "the tail is not the last record");
+    if (list.tail.load(relaxed) != prev) bad("I7", "the tail is not the last record");
+    if (list.count.load(relaxed) != count - before ||
+        (meta_.waiting_bitmap.load(relaxed) >> priority & 1) != (count != before)) {
+      bad("I7", "the queue of priority " + n(priority) + " is miscounted");
+    }
+  }
+
+  void queue() {
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < kPriorities; ++i) waiting(i, count);
     uint64_t behind = 0;
     for (uint64_t i = 0; i < table_.records_used(); ++i) {
       const RecordNo number{static_cast<uint32_t>(i)};
@@ -266,10 +281,9 @@ class Verifier {
       bad("I7", n(count) + " queued and " + n(behind) + " behind claims of " + n(live_) +
                     " live records");
     }
-    if (meta_.waiting.count.load(relaxed) != count) bad("I7", "the queue is miscounted");
+    if (meta_.waiting_count.load(relaxed) != count) bad("I7", "the queue is miscounted");
     held_list(meta_.in_flight, Table::Sought::kInFlight, "in flight");
     held_list(meta_.dead, Table::Sought::kDead, "a dead letter");
-    if (last_seq >= meta_.next_seq.load(relaxed)) bad("I7", "the next position is already taken");
   }
 
   void held_list(const RecordList& list, Table::Sought sought, const std::string& what) {

@@ -107,9 +107,11 @@ Status Arena::park(RecordNo record) {
 }
 
 // A new parked record of `key`. REQUIRES: room in the index, and a mutation has begun.
-Status Arena::publish_parked(RecordNo fresh, uint64_t due_ns, uint64_t failures) {
+Status Arena::publish_parked(RecordNo fresh, uint32_t priority, uint64_t due_ns,
+                             uint64_t failures) {
   Ticket* ticket = table_.ticket(fresh);
   if (ticket == nullptr) return Status::kCorrupt;
+  table_.record(fresh).seq.store(Position{0, priority}.pack(), relaxed);
   ticket->failures.store(failures, relaxed);
   ticket->deadline_ns.store(due_ns, relaxed);
   for (auto* word : {&ticket->claim, &ticket->owner, &ticket->cancelled}) word->store(0, relaxed);
@@ -118,22 +120,36 @@ Status Arena::publish_parked(RecordNo fresh, uint64_t due_ns, uint64_t failures)
 }
 
 // A parked record, in no list of timers any more, becomes dirty, unless its key is so already.
-Status Arena::unpark(RecordNo record) {
+Status Arena::unpark(RecordNo record, uint32_t priority) {
   RecordNo live, claimed;
   if (Status s = table_.locate_like(record, Table::Sought::kLive, live); s != Status::kOk) return s;
   if (live != kNoRecord) {
+    if (Status s = raise(live, priority); s != Status::kOk) return s;
     if (Status s = bequeath(record, live); s != Status::kOk) return s;
     return table_.erase(record);
   }
   const Status s = table_.locate_like(record, Table::Sought::kInFlight, claimed);
   if (s != Status::kOk) return s;
   Record& r = table_.record(record);
-  r.seq.store(queue_.next_seq(), relaxed);
+  r.seq.store(queue_.next_seq(priority), relaxed);
   table_.unhold(record);  // the truth moves
   r.txn.store(0, relaxed);
-  if (claimed == kNoRecord) return queue_.push_tail(queue_.waiting(), record);
+  if (claimed == kNoRecord) return queue_.push_waiting(record);
   r.next.store(kBehindAClaim, relaxed);
   return Status::kOk;
+}
+
+// What is dirty already gets the more urgent of the two priorities, and was queued when it was.
+Status Arena::raise(RecordNo live, uint32_t priority) {
+  Record& r = table_.record(live);
+  const Position had = Position::unpack(r.seq.load(relaxed));
+  if (had.priority >= priority) return Status::kOk;
+  const bool queued = r.next.load(relaxed) != kBehindAClaim;
+  if (queued) {
+    if (Status s = queue_.unlink_waiting(live); s != Status::kOk) return s;
+  }
+  r.seq.store(Position{had.time, priority}.pack(), relaxed);
+  return queued ? queue_.push_in_order(live) : Status::kOk;
 }
 
 // Throws std::bad_alloc, and then nothing has happened.
@@ -144,12 +160,14 @@ Status Arena::wake_timers(bool& begun) {
   table_.begin_mutation();
   begun = true;
   for (RecordNo record : due) {
-    if (Status s = unpark(record); s != Status::kOk) return s;
+    const uint64_t seq = table_.record(record).seq.load(relaxed);
+    if (Status s = unpark(record, Position::unpack(seq).priority); s != Status::kOk) return s;
   }
   return Status::kOk;
 }
 
-Status Arena::enqueue(std::string_view key_text, uint64_t delay_ns, uint64_t deadline, bool& open) {
+Status Arena::enqueue(std::string_view key_text, uint32_t priority, uint64_t delay_ns,
+                      uint64_t deadline, bool& open) {
   open = false;
   if (!key_size_ok(key_text)) return Status::kKeySize;
   const Key key = table_.key(key_text.data(), key_text.size());
@@ -159,7 +177,8 @@ Status Arena::enqueue(std::string_view key_text, uint64_t delay_ns, uint64_t dea
   open = true;
   const uint64_t sooner = segment_->meta().next_due_ns.load(relaxed);
   bool changed = false;
-  const Status s = delay_ns == 0 ? add_locked(key, changed) : delay_locked(key, delay_ns, changed);
+  const Status s = delay_ns == 0 ? add_locked(key, priority, changed)
+                                 : delay_locked(key, priority, delay_ns, changed);
   if (s != Status::kOk || !changed) return guard.end(s);
   // A sleeper has to sleep shorter: one will do, it is the one that is woken for the item.
   const bool wake = delay_ns == 0 || segment_->meta().next_due_ns.load(relaxed) < sooner;
@@ -169,16 +188,16 @@ Status Arena::enqueue(std::string_view key_text, uint64_t delay_ns, uint64_t dea
   return Status::kOk;
 }
 
-Status Arena::add_locked(const Key& key, bool& changed) {
+Status Arena::add_locked(const Key& key, uint32_t priority, bool& changed) {
   Family known;
   if (Status s = family(key, known); s != Status::kOk) return s;
-  if (known.live != kNoRecord) return Status::kOk;  // dirty already
+  if (known.live != kNoRecord) return raise(known.live, priority);  // dirty already
   if (known.parked != kNoRecord) {
     const Ticket* ticket = table_.ticket(known.parked);
     if (ticket == nullptr) return Status::kCorrupt;
     if (ticket->deadline_ns.load(relaxed) == 0) {
       table_.begin_mutation();
-      if (Status s = unpark(known.parked); s != Status::kOk) return s;
+      if (Status s = unpark(known.parked, priority); s != Status::kOk) return s;
       table_.end_mutation();
       changed = true;
       return Status::kOk;
@@ -190,13 +209,14 @@ Status Arena::add_locked(const Key& key, bool& changed) {
   RecordNo fresh;
   if (Status s = prepare(key, {{}, kNothing}, fresh); s != Status::kOk) return s;
   table_.begin_mutation();
-  if (Status s = upsert_locked(key, fresh, place, kAtTheTail); s != Status::kOk) return s;
+  const Status s = upsert_locked(key, fresh, place, priority, kAtTheTail);
+  if (s != Status::kOk) return s;
   table_.end_mutation();
   changed = true;
   return Status::kOk;
 }
 
-Status Arena::delay_locked(const Key& key, uint64_t delay_ns, bool& changed) {
+Status Arena::delay_locked(const Key& key, uint32_t priority, uint64_t delay_ns, bool& changed) {
   const uint64_t due = now_ns() + delay_ns;
   RecordNo parked;
   const Status located = table_.locate_held(key, Table::Sought::kParked, parked);
@@ -210,6 +230,7 @@ Status Arena::delay_locked(const Key& key, uint64_t delay_ns, bool& changed) {
     if (known != 0) {
       if (Status s = timers_.remove(parked); s != Status::kOk) return s;
     }
+    table_.record(parked).seq.store(Position{0, priority}.pack(), relaxed);
     ticket->deadline_ns.store(due, relaxed);
     if (Status s = timers_.add(parked); s != Status::kOk) return s;
     (void)table_.next_version();
@@ -218,7 +239,7 @@ Status Arena::delay_locked(const Key& key, uint64_t delay_ns, bool& changed) {
     if (Status s = table_.reserve_index(1); s != Status::kOk) return s;
     if (Status s = prepare(key, {{}, kNothing}, fresh); s != Status::kOk) return s;
     table_.begin_mutation();
-    if (Status s = publish_parked(fresh, due, 0); s != Status::kOk) return s;
+    if (Status s = publish_parked(fresh, priority, due, 0); s != Status::kOk) return s;
   }
   table_.end_mutation();
   changed = true;
@@ -243,7 +264,7 @@ Status Arena::count_failure(std::string_view key_text, uint64_t deadline, uint64
   if (Status s = table_.reserve_index(1); s != Status::kOk) return guard.end(s);
   if (Status s = prepare(key, {{}, kNothing}, fresh); s != Status::kOk) return guard.end(s);
   table_.begin_mutation();
-  if (Status s = publish_parked(fresh, 0, 1); s != Status::kOk) return guard.end(s);
+  if (Status s = publish_parked(fresh, 0, 0, 1); s != Status::kOk) return guard.end(s);
   table_.end_mutation();
   return Status::kOk;
 }
@@ -301,7 +322,7 @@ Status Arena::idle(uint64_t deadline, bool& idle) {
   if (guard.status() != Status::kOk) return guard.status();
   if (Status s = reap_if_due(); s != Status::kOk) return guard.end(s);
   const Meta& m = segment_->meta();
-  idle = m.waiting.count.load(relaxed) == 0 && m.in_flight.count.load(relaxed) == 0;
+  idle = waiting() == 0 && m.in_flight.count.load(relaxed) == 0;
   return Status::kOk;
 }
 

@@ -249,7 +249,7 @@ CASE(checker_finds_planted_faults, "each invariant, broken on purpose, is report
   auto park = [](Arena& a, const std::string& key) {
     bool open = false;
     RecordNo record;
-    CHECK(a.enqueue(key, 1'000'000'000'000, soon(), open) == Status::kOk);
+    CHECK(a.enqueue(key, 0, 1'000'000'000'000, soon(), open) == Status::kOk);
     CHECK(a.table().locate_held(a.table().key(key.data(), key.size()), Table::Sought::kParked,
                                 record) == Status::kOk);
     return record;
@@ -280,22 +280,26 @@ CASE(checker_finds_planted_faults, "each invariant, broken on purpose, is report
       {"I6", Kind::kStore, [](Arena& a) { a.segment().meta().free_record = kNoRecord; }},
       {"I7", Kind::kFifo, [](Arena& a) { record_of_key(a, "b").seq = 77; }},
       {"I7", Kind::kFifo, [](Arena& a) { record_of_key(a, "b").prev = kNoRecord; }},
-      {"I7", Kind::kFifo, [](Arena& a) { a.segment().meta().waiting.count = 9; }},
+      {"I7", Kind::kFifo, [](Arena& a) { a.segment().meta().waiting_count = 9; }},
+      {"I7", Kind::kFifo, [](Arena& a) { a.segment().meta().waiting_bitmap = 3; }},
+      {"I7", Kind::kFifo,
+       [](Arena& a) { record_of_key(a, "c").seq = Position{now_ns(), 1}.pack(); }},
       {"I7", Kind::kFifo,
        [&](Arena& a) {
          claim_first(a);
          a.segment().meta().claims = 0;
          // Queued, though somebody works on its key.
          Meta& m = a.segment().meta();
-         const RecordNo tail = m.waiting.tail;
+         const RecordNo tail = m.waiting[0].tail;
          put(a, "a", "newer");
          Table::Place place;
          CHECK(a.table().locate(a.table().key("a", 1), place) == Status::kOk);
          a.table().record(tail).next = place.record;
          a.table().record(place.record).prev = tail;
          a.table().record(place.record).next = kNoRecord;
-         m.waiting.tail = place.record;
-         m.waiting.count = 3;
+         m.waiting[0].tail = place.record;
+         m.waiting[0].count = 3;
+         m.waiting_count = 3;
        }},
       {"I8", Kind::kStore, [](Arena& a) { a.segment().meta().live = 9; }},
       {"I8", Kind::kFifo, [](Arena& a) { a.segment().meta().held = 1; }},

@@ -78,7 +78,7 @@ CASE(counts_come_round, "wake-ups, queue positions and generations pass 2^32 and
   Control& c = arena->segment().control();
   c.ready_word.store(0xfffffffeu);
   c.change_word.store(0xfffffffeu);
-  arena->segment().meta().next_seq.store(0xfffffffeull);
+  arena->segment().meta().next_time.store(0xfffffffeull);
   for (auto& slot : c.slots) slot.generation.store(kGenerationMask - 1);
   std::thread consumer([&] {
     for (int i = 0; i < 8; ++i) {
@@ -96,7 +96,7 @@ CASE(counts_come_round, "wake-ups, queue positions and generations pass 2^32 and
     while (arena->size() != 0) std::this_thread::yield();
   }
   consumer.join();
-  CHECK(c.ready_word.load() < 100 && arena->segment().meta().next_seq.load() > 0xffffffffull);
+  CHECK(c.ready_word.load() < 100 && arena->segment().meta().next_time.load() > 0xffffffffull);
   // Owners that follow each other in one slot, past the last generation.
   for (int i = 0; i < 4; ++i) {
     const pid_t pid = fork();

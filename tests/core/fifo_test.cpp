@@ -198,3 +198,64 @@ CASE(claims_beside_readers, "keys are claimed by one at a time and end once, who
   CHECK_WHOLE(*arena);
   close(fd);
 }
+
+CASE(priorities, "urgent items overtake those queued up to so much earlier, and none of their own") {
+  harness::Random random{5};
+  int fd = harness::anonymous_file();
+  auto arena = harness::create(fd, Kind::kFifo);
+  struct Queued {
+    uint64_t effective;  // as if queued then
+    uint32_t number;
+  };
+  std::vector<Queued> model;
+  bool wrote = false;
+  uint64_t time = now_ns() + 1000 * kPriorityStepNs;
+  for (uint32_t i = 0; i < 500; ++i) {
+    time += 1 + random(kPriorityStepNs / 2);
+    arena->segment().meta().next_time.store(time);  // it is as late as that
+    const std::string key = std::to_string(i);
+    Entry entry{key, {"x", 1}};
+    entry.priority = static_cast<uint32_t>(random(kPriorities));
+    CHECK(arena->upsert(entry, Upsert::kAlways, soon(), wrote) == Status::kOk);
+    model.push_back({time - entry.priority * kPriorityStepNs, i});
+  }
+  CHECK_WHOLE(*arena);
+  std::stable_sort(model.begin(), model.end(),
+                   [](const Queued& a, const Queued& b) { return a.effective < b.effective; });
+  std::vector<Item> listed, popped;
+  CHECK(arena->queued(false, soon(), listed) == Status::kOk && listed.size() == model.size());
+  for (size_t i = 0; i < model.size(); i += popped.size()) {
+    popped.clear();
+    CHECK(arena->try_pop(1 + random(9), soon(), popped) == Status::kOk);
+    for (size_t k = 0; k < popped.size(); ++k) {
+      CHECK(popped[k].key() == std::to_string(model[i + k].number));
+      CHECK(listed[i + k].key() == popped[k].key());
+    }
+  }
+  CHECK(arena->waiting() == 0);
+  CHECK_WHOLE(*arena);
+  close(fd);
+}
+
+CASE(an_update_keeps_its_time, "what becomes urgent stands where it would, had it been so from the first") {
+  int fd = harness::anonymous_file();
+  auto arena = harness::create(fd, Kind::kFifo);
+  auto add = [&](const char* key, uint32_t priority) {
+    Entry entry{key, {"x", 1}};
+    entry.priority = priority;
+    bool wrote = false;
+    CHECK(arena->upsert(entry, Upsert::kAlways, soon(), wrote) == Status::kOk && wrote);
+    CHECK_WHOLE(*arena);
+  };
+  for (const char* key : {"a", "b", "c", "d"}) add(key, 0);
+  add("urgent", 7);
+  add("c", 7);  // queued before "urgent"
+  add("d", 1);
+  add("urgent", 0);
+  std::vector<Item> popped;
+  CHECK(arena->try_pop(9, soon(), popped) == Status::kOk);
+  std::string order;
+  for (const Item& item : popped) order += item.key().substr(0, 1);
+  CHECK(order == "cdabu");
+  close(fd);
+}

@@ -393,9 +393,10 @@ Operation settle_dead(bool drop) {
   };
 }
 
-void enqueue(Arena& arena, const std::string& key, uint64_t delay_ns = 0) {
+void enqueue(Arena& arena, const std::string& key, uint64_t delay_ns = 0,
+             uint32_t priority = 0) {
   bool open = false;
-  CHECK(arena.enqueue(key, delay_ns, soon(), open) == Status::kOk && open);
+  CHECK(arena.enqueue(key, priority, delay_ns, soon(), open) == Status::kOk && open);
 }
 
 void count_failure(Arena& arena, const std::string& key) {
@@ -427,6 +428,13 @@ void due(Arena& arena, const std::string& key) {
   enqueue(arena, key, 1);
   const uint64_t until = now_ns() + 3'000'000;  // more than a tick
   while (now_ns() < until) sched_yield();
+}
+
+void urgent(Arena& arena, const std::string& key) {
+  Entry entry{key, {"urgent", 6}};
+  entry.priority = 7;
+  bool wrote = false;
+  CHECK(arena.upsert(entry, Upsert::kAlways, soon(), wrote) == Status::kOk && wrote);
 }
 
 void look(Arena& arena) { CHECK(arena.look(soon()) == Status::kOk); }
@@ -538,7 +546,8 @@ const std::vector<Scenario>& scenarios() {
        },
        [](Arena& a) {
          bool wrote = false;
-         CHECK(a.put_back({"old", {"it was the first", 16}}, 1, soon(), wrote) == Status::kOk);
+         CHECK(a.put_back({"old", {"it was the first", 16}}, Position{1, 0}.pack(), soon(), wrote) ==
+               Status::kOk);
          CHECK(wrote);
        }},
       {"shut down at once", Kind::kFifo, four,
@@ -602,6 +611,16 @@ const std::vector<Scenario>& scenarios() {
        },
        [](Arena& a) { claim_of(a, "a"); }, true, false, 1,
        {end_of("a", Arena::End::kFailed)}},
+      {"add of an urgent item", Kind::kFifo, four, [](Arena& a) { urgent(a, "new"); }},
+      {"an item becomes urgent", Kind::kFifo, four, [](Arena& a) { urgent(a, "c"); }},
+      {"an item is urgent no more", Kind::kFifo,
+       [](Arena& a) {
+         four(a);
+         urgent(a, "c");
+       },
+       [](Arena& a) { put(a, "c", "usual"); }},
+      {"a dirty key becomes urgent", Kind::kWorkQueue, keys,
+       [](Arena& a) { enqueue(a, "b", 0, 7); }},
       {"a dirty key", Kind::kWorkQueue, keys, [](Arena& a) { enqueue(a, "new"); }},
       {"a dirty key that has failed", Kind::kWorkQueue, keys, [](Arena& a) { enqueue(a, "d"); }},
       {"a dirty key that is parked", Kind::kWorkQueue, keys, [](Arena& a) { enqueue(a, "c"); }},

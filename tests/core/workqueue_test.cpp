@@ -18,7 +18,7 @@ std::vector<std::string> parked(Arena& arena) {
 
 void enqueue(Arena& arena, const std::string& key, uint64_t delay_ns) {
   bool open = false;
-  CHECK(arena.enqueue(key, delay_ns, soon(), open) == Status::kOk && open);
+  CHECK(arena.enqueue(key, 0, delay_ns, soon(), open) == Status::kOk && open);
 }
 
 }  // namespace
