@@ -15,6 +15,7 @@
     ├── IndexNotFoundError    (KeyError)           no index of that name, or no function for it
     ├── IndexExistsError      (ValueError)         add_indexers: the arena has one of that name
     ├── IndexFuncError        (ValueError)         an index function failed, or gave no list of str
+    ├── PriorityFuncError     (ValueError)         a priority function gave what is no priority
     ├── NotFoundError         (KeyError)           a lister has not what was asked for by name
     ├── ClaimLostError                             the end of a claim that was taken away before
     ├── LockTimeoutError      (TimeoutError)       a living process holds the lock too long
@@ -54,6 +55,7 @@ __all__ = [
     "KeyFuncError",
     "LockTimeoutError",
     "NotFoundError",
+    "PriorityFuncError",
     "ReadOnlyError",
     "ReflectorRunningError",
     "SelectorError",
@@ -141,6 +143,10 @@ class IndexFuncError(ShmCacheError, ValueError):
     def __init__(self, message: str, obj: object = None) -> None:
         super().__init__(message)
         self.obj = obj
+
+
+class PriorityFuncError(ShmCacheError, ValueError):
+    """A priority function gave something that is no priority. Nothing was changed."""
 
 
 class NotFoundError(ShmCacheError, KeyError):

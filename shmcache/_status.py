@@ -21,6 +21,7 @@ from shmcache._errors import (
     IncompatibleArenaError,
     KeyFuncError,
     LockTimeoutError,
+    PriorityFuncError,
     ReadOnlyError,
     ReindexedError,
     ShmCacheError,
@@ -97,7 +98,7 @@ def _key_size(name: str, c: Context) -> Exception:
 
 
 def _priority(name: str, c: Context) -> Exception:
-    return ValueError(
+    return PriorityFuncError(
         f"the priority function gave {c['priority']!r} for key {c['key']!r}: a priority is an int "
         f"from 0, which is usual, to {c['most']}, which is first"
     )

@@ -15,7 +15,7 @@ CONTEXT = {
     "errno": 0, "kind": "Store", "wanted_kind": "FIFO", "layout": 9, "codec": "raw",
     "wanted_codec": "msgpack", "wanted": 1 << 20, "available": 1 << 30, "uid": 1, "mode": 0o666,
     "key_size": 1, "value_size": 2, "lock_timeout": 1.0, "capacity": 1 << 20, "committed": 1 << 19,
-    "pid": 7,
+    "pid": 7, "key": "a", "priority": 9, "most": 7,
 }  # fmt: skip
 
 

@@ -861,11 +861,11 @@ Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& 
   if (Status s = worth_taking(); s != Status::kOk) return s;
   Guard guard(*this, Hold::kWrite, deadline);
   if (guard.status() != Status::kOk) return guard.status();
-  RecordNo head;
-  if (Status s = first_waiting(head); s != Status::kOk) return guard.end(s);
+  if (Status s = something_waiting(); s != Status::kOk) return guard.end(s);
   // Copies first: an item leaves the queue only when its consumer has it.
   std::vector<RecordNo> taken;
   Queue::Cursor cursor(queue_);
+  RecordNo head;
   try {
     for (head = cursor.next(); head != kNoRecord && taken.size() < max_items;
          head = cursor.next()) {
@@ -887,6 +887,7 @@ Status Arena::try_pop(uint64_t max_items, uint64_t deadline, std::vector<Item>& 
     items.clear();
     return Status::kNoMemory;
   }
+  if (taken.empty()) return guard.end(Status::kCorrupt);
   table_.begin_mutation();
   for (RecordNo record : taken) {
     if (Status s = erase_locked(record, true); s != Status::kOk) {

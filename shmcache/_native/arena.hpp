@@ -238,7 +238,7 @@ class Arena {
   template <typename Each>
   Status each_of(const RecordList& list, Each&& each) const;
   Status worth_taking() const;
-  Status first_waiting(RecordNo& head);
+  Status something_waiting();
   bool reap_is_due() const;
   Status reap_if_due();
   Status reap(bool& begun);

@@ -67,12 +67,10 @@ Status Arena::worth_taking() const {
   return nothing ? Status::kEmpty : Status::kOk;
 }
 
-// The oldest of the waiting. kEmpty, kShutDown: there is none.
-Status Arena::first_waiting(RecordNo& head) {
+// With what time has brought. kEmpty, kShutDown: there is nothing.
+Status Arena::something_waiting() {
   if (Status s = reap_if_due(); s != Status::kOk) return s;
-  head = queue_.head();
-  if (head != kNoRecord) return table_.valid(head) ? Status::kOk : Status::kCorrupt;
-  return waiting() != 0 ? Status::kCorrupt : nothing_left();
+  return waiting() != 0 ? Status::kOk : nothing_left();
 }
 
 bool Arena::reap_is_due() const {
@@ -255,10 +253,12 @@ Status Arena::try_claim(uint64_t lease_ns, uint64_t deadline, Item& item, Claim&
   if (Status s = worth_taking(); s != Status::kOk) return s;
   Guard guard(*this, Hold::kWrite, deadline);
   if (guard.status() != Status::kOk) return guard.status();
-  RecordNo head;
-  if (Status s = first_waiting(head); s != Status::kOk) return guard.end(s);
+  if (Status s = something_waiting(); s != Status::kOk) return guard.end(s);
+  const RecordNo head = queue_.head();
   Hit hit;
-  if (table_.peek(head, hit) != Status::kOk) return guard.end(Status::kCorrupt);
+  if (head == kNoRecord || table_.peek(head, hit) != Status::kOk) {
+    return guard.end(Status::kCorrupt);
+  }
   Ticket* ticket = table_.ticket(head);
   if (ticket == nullptr) return guard.end(Status::kCorrupt);
   // A copy first: an item leaves the queue only when its consumer has it.

@@ -245,10 +245,11 @@ struct Meta {
   alignas(64) std::atomic<uint64_t> waiting_count;    // in all of them
   std::atomic<uint64_t> waiting_bitmap;  // which of them are not empty
   std::atomic<uint64_t> next_time;       // of a position
+  std::atomic<uint64_t> next_due_ns;     // of the timers: who looks for an item looks at both
   std::atomic<uint64_t> initial_last;    // time of the last of the first replace, 0 when all of it is gone
   std::atomic<uint32_t> shut_down;         // 0 open, 1 shut down
   std::atomic<uint32_t> populated;         // the first replace (FIFO: or add) has happened
-  alignas(64) RecordList waiting[kPriorities];
+  RecordList waiting[kPriorities];       // the first, which mostly is all, in the same line
   alignas(64) RecordList in_flight;
   RecordList dead;
   std::atomic<uint64_t> held;            // records
@@ -256,8 +257,7 @@ struct Meta {
   std::atomic<uint64_t> replaced_claims;  // those given out before the last replace are cancelled
   std::atomic<uint64_t> next_reap_ns;    // when to look for dead owners again
   // A work queue's parked records (timers.hpp), and its bucket of tokens (workqueue.cpp).
-  alignas(64) std::atomic<uint64_t> next_due_ns;
-  std::atomic<uint64_t> timers_from;    // ticks
+  alignas(64) std::atomic<uint64_t> timers_from;    // ticks
   std::atomic<uint64_t> timers_bitmap;  // of the lists 1 to 64, whether they are not empty
   std::atomic<uint64_t> bucket_full_ns;
   RecordList timers[kTimerLists];

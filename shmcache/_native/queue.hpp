@@ -49,6 +49,7 @@ class Queue {
     }
     // kNoRecord at the end, and where a link leads nowhere.
     RecordNo next() {
+      if (used_ == 1) return advance(0);  // mostly all are alike
       uint32_t best = 0;
       uint64_t least = ~uint64_t{0};
       for (uint32_t i = 0; i < used_; ++i) {
@@ -59,15 +60,19 @@ class Queue {
           best = i;
         }
       }
-      if (least == ~uint64_t{0}) return kNoRecord;
-      const RecordNo found = heads_[best];
-      heads_[best] = table_.record(found).next.load(std::memory_order_relaxed);
-      return found;
+      return least == ~uint64_t{0} ? kNoRecord : advance(best);
     }
 
    private:
+    RecordNo advance(uint32_t list) {
+      const RecordNo found = heads_[list];
+      if (found == kNoRecord || !table_.valid(found)) return kNoRecord;
+      heads_[list] = table_.record(found).next.load(std::memory_order_relaxed);
+      return found;
+    }
+
     const Table& table_;
-    std::array<RecordNo, kPriorities> heads_{};
+    std::array<RecordNo, kPriorities> heads_;
     uint32_t used_ = 0;
   };
 
