@@ -17,6 +17,8 @@ import shmcache
 from shmcache.cli._failure import Failure
 
 __all__ = [
+    "KINDS",
+    "UNFINISHED",
     "add_name",
     "add_names",
     "complete_names",
@@ -27,6 +29,15 @@ __all__ = [
     "unknown",
     "user_name",
 ]
+
+KINDS = ("Store", "Indexer", "FIFO")
+
+UNFINISHED = {
+    "busy": "another process is creating it",
+    "unfinished": "its creation was never finished: create() or open() takes it over",
+}
+"""What ``list_arenas`` calls an arena that somebody creates just now, or began to and died, and
+that in words."""
 
 _DIRECTORY = Path("/dev/shm")
 _PREFIX = "shmcache."

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-__all__ = ["Process", "attached_processes"]
+__all__ = ["Process", "attached_processes", "command_line"]
 
 _LONGEST = 60
 
@@ -41,10 +41,19 @@ def attached_processes(name: str) -> list[Process]:
     except OSError:
         return []
     return [
-        Process(pid, _command(pid))
+        Process(pid, " ".join(command_line(pid)))
         for pid in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit())
         if pid != os.getpid() and any(os.path.samestat(arena, file) for file in _shm_files(pid))
     ]
+
+
+def command_line(pid: int) -> list[str]:
+    """The words of a process's command line; none if it is gone, or not to be seen from here (in
+    another PID namespace)."""
+    with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+        words = file.read().rstrip(b"\0").split(b"\0")
+        return [word.decode(errors="replace") for word in words]
+    return []
 
 
 def _shm_files(pid: int) -> Iterator[os.stat_result]:
@@ -54,10 +63,3 @@ def _shm_files(pid: int) -> Iterator[os.stat_result]:
             with suppress(OSError):
                 if "shmcache." in os.readlink(f"{folder}/{number}"):
                     yield os.stat(f"{folder}/{number}")
-
-
-def _command(pid: int) -> str:
-    with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
-        words = file.read().rstrip(b"\0").split(b"\0")
-        return " ".join(word.decode(errors="replace") for word in words)
-    return ""

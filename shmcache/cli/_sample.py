@@ -4,30 +4,22 @@ A look opens each arena anew and closes it again. So nothing is held between two
 that its owner unlinked goes, none counts as in use because somebody watches it, and one that was
 made again under the same name is told from the old one by its time of creation.
 
-May import: the public names of ``shmcache``.
+May import: the public names of ``shmcache``, ``cli._arenas``, ``cli._processes``.
 """
 
 from __future__ import annotations
 
 import os
-import pwd
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import shmcache
 from shmcache import ArenaInfo, InvalidNameError, ReflectorStatus, ShmCacheError, Stats, WorkerInfo
+from shmcache.cli._arenas import KINDS, UNFINISHED, user_name
+from shmcache.cli._processes import command_line
 
 __all__ = ["Look", "Rates", "Sample", "Sampler", "Worker", "compare", "per_second", "short_command"]
-
-_KINDS = ("Store", "Indexer", "FIFO")
-# What ``list_arenas`` calls an arena that somebody creates just now, or began to and died: to
-# attach would wait for the creator.
-_UNFINISHED = {
-    "busy": "another process is creating it",
-    "unfinished": "its creation was never finished: create() or open() takes it over",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +216,8 @@ def _workers(look: Look, before: Look | None, first: Look | None) -> tuple[Worke
     now = _pops(look)
     recent, mean = _pop_rates(now, before, look), _pop_rates(now, first, look)
     workers = [
-        Worker(pid, _command(pid), pops, recent[pid], mean[pid]) for pid, pops in now.items()
+        Worker(pid, short_command(command_line(pid)), pops, recent[pid], mean[pid])
+        for pid, pops in now.items()
     ]
     return tuple(sorted(workers, key=lambda worker: (-worker.pops, worker.pid)))
 
@@ -248,10 +241,10 @@ def _pops(look: Look | None) -> dict[int, int]:
 def _look(name: str, info: ArenaInfo | None) -> Look:
     found = Look(name, taken=time.monotonic())
     if info is not None:
-        kind = info.kind if info.kind in _KINDS else ""
-        found = replace(found, kind=kind, codec=info.codec, owner=_user(info.owner_uid))
-        if info.kind in _UNFINISHED:
-            return replace(found, problem=_UNFINISHED[info.kind])
+        kind = info.kind if info.kind in KINDS else ""
+        found = replace(found, kind=kind, codec=info.codec, owner=user_name(info.owner_uid))
+        if info.kind in UNFINISHED:  # to attach would wait for the creator
+            return replace(found, problem=UNFINISHED[info.kind])
     try:
         with shmcache.attach(name) as arena:
             stats, workers, reflector = arena.stats(), arena.workers(), arena.reflector_status()
@@ -267,18 +260,3 @@ def _look(name: str, info: ArenaInfo | None) -> Look:
         reflector=reflector if reflector.name else None,
         workers=tuple(workers),
     )
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _command(pid: int) -> str:
-    try:
-        line = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    except OSError:
-        return ""  # gone, or in a pid namespace that we do not see
-    return short_command(line.rstrip("\0").split("\0") if line else ())

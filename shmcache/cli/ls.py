@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 import shmcache
-from shmcache.cli._arenas import complete_names, files, unknown, user_name
+from shmcache.cli._arenas import KINDS, UNFINISHED, complete_names, files, unknown, user_name
 from shmcache.cli._freshness import freshness, freshness_style, shown
 from shmcache.cli._output import (
     Column,
@@ -29,21 +29,17 @@ from shmcache.cli._output import (
 
 __all__ = ["add_arguments", "run"]
 
-_KINDS = ("Store", "Indexer", "FIFO")
-
-_PROBLEMS = {
-    "busy": "being created",
+_PROBLEMS = UNFINISHED | {
     "corrupt": "damaged: shmcache check NAME",
     "foreign": "not an arena",
     "insecure": "open to others, or not a plain file, so nobody attaches to it",
-    "unfinished": "its creator died before it was ready; open() takes it over",
     "wrong_layout": "of another version of shmcache",
 }
 _MOST_NAMED = 3
 
 _COLUMNS = (
     Column("name"),
-    Column("kind", text=lambda kind: kind if kind in _KINDS else "?"),
+    Column("kind", text=lambda kind: kind if kind in KINDS else "?"),
     Column("entries", text=number, right=True),
     Column("used_bytes", "USED", text=size, right=True),
     Column("capacity_bytes", "CAPACITY", text=size, right=True, optional=2),
@@ -138,7 +134,7 @@ def _outside(name: str, file: os.stat_result) -> dict[str, Any]:
 def _describe(info: shmcache.ArenaInfo, file: os.stat_result) -> dict[str, Any]:
     """What can be known of an arena that can be opened: all, if it can be attached to."""
     record = _outside(info.name, file) | {"kind": info.kind, "problem": None}
-    if info.kind not in _KINDS:
+    if info.kind not in KINDS:
         return record | {"problem": _PROBLEMS.get(info.kind, info.kind)}
     record |= {"capacity_bytes": info.capacity_bytes, "codec": info.codec}
     try:

@@ -1,7 +1,7 @@
 """``shmcache stat``: all figures of one arena, or a line every so many seconds.
 
 May import: the facade, ``cli._arenas``, ``cli._failure``, ``cli._figures``, ``cli._freshness``,
-``cli._json``, ``cli._output``.
+``cli._json``, ``cli._output``, ``cli._sample``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from shmcache.cli._output import (
     size,
     until_interrupted,
 )
+from shmcache.cli._sample import per_second
 
 __all__ = ["add_arguments", "run"]
 
@@ -137,7 +138,7 @@ def _records(store: shmcache.Store, interval: float) -> Iterator[dict[str, Any]]
             "reflector_age": status.heartbeat_age,
         } | {
             f"{counter}_per_second": before
-            and _rate(getattr(stats, counter) - getattr(before[1], counter), at - before[0])
+            and _rate(getattr(before[1], counter), getattr(stats, counter), at - before[0])
             for counter in _COUNTERS
         }
         before = at, stats
@@ -147,8 +148,9 @@ def _records(store: shmcache.Store, interval: float) -> Iterator[dict[str, Any]]
             raise Failure(f"arena {store.name!r} has been removed: nobody new can attach to it")
 
 
-def _rate(count: int, seconds: float) -> float:
-    return round(count / seconds, 2)
+def _rate(before: int, now: int, seconds: float) -> float | None:
+    rate = per_second(before, now, seconds)
+    return None if rate is None else round(rate, 2)
 
 
 def _seconds(text: str) -> float:
