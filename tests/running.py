@@ -1,22 +1,24 @@
-"""A program that runs beside a test, in a process group of its own, as from a terminal."""
+"""What runs beside a test: programs, `shmcache reflect`, and children of other users."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import pytest
 
-__all__ = ["EXAMPLES", "Program"]
+__all__ = ["EXAMPLES", "Program", "Reflect", "as_user", "reflect_commands"]
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -27,7 +29,8 @@ T = TypeVar("T")
 
 
 class Program:
-    """``python ARGUMENTS`` in the folder of the examples; killed at the end if it still runs.
+    """``python ARGUMENTS`` in the folder of the examples, in a process group of its own, as from a
+    terminal; killed at the end if it still runs.
 
     ``log``: the file for all that it and its children print.
     """
@@ -108,6 +111,84 @@ class Program:
     def wait(self) -> int:
         """Its exit status, negative if a signal ended it."""
         return self._process.wait(DEADLINE)
+
+
+class Reflect:
+    """A running `shmcache reflect` that writes JSON lines, with `folder` as its home."""
+
+    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
+        environment = {key: value for key, value in os.environ.items() if key != "KUBECONFIG"}
+        environment |= {"HOME": str(folder), "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "shmcache.cli", "reflect", "-o", "json", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env=environment | variables,
+        )
+        self.seen: list[dict[str, Any]] = []
+        # Lines are waited for without a limit: this one ends the wait, and so the test.
+        self._limit = threading.Timer(DEADLINE, self.process.kill)
+        self._limit.start()
+
+    def until(self, event: str) -> dict[str, Any]:
+        """Read lines up to one of that event."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.seen.append(json.loads(line))
+            if self.seen[-1]["event"] == event:
+                return self.seen[-1]
+        raise AssertionError((event, self.seen, self.end()))
+
+    def end(self, number: int | None = None) -> tuple[int, str]:
+        """Send a signal, if any; return status and standard error at the end."""
+        if number is not None:
+            self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=DEADLINE)
+        self.seen += [json.loads(line) for line in out.splitlines()]
+        return self.process.returncode, err
+
+    def kill(self) -> None:
+        """Whatever it does, and whether it lives or not."""
+        self._limit.cancel()
+        self._limit.join()
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextlib.contextmanager
+def reflect_commands(folder: Path) -> Iterator[Callable[..., Reflect]]:
+    """Starts such commands; what still runs in the end is killed."""
+    commands: list[Reflect] = []
+
+    def begin(*arguments: str, **variables: str) -> Reflect:
+        commands.append(Reflect(folder, *arguments, **variables))
+        return commands[-1]
+
+    try:
+        yield begin
+    finally:
+        for command in commands:
+            command.kill()
+
+
+def as_user(uid: int, group: int, work: Callable[[], None]) -> int:
+    """Run `work` in a forked child of that user and group; its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(group)
+            os.setuid(uid)
+            work()
+            status = 0
+        except BaseException as error:
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def _is_alive(pid: str) -> bool:

@@ -30,6 +30,7 @@ from shmcache.cli import _COMMANDS, _parser, main
 from shmcache.cli._output import Column, _width, print_records
 from shmcache.cli._selection import Selection
 from shmcache.cli.watch import _changes
+from tests.running import as_user
 
 SHMCACHE = [sys.executable, "-m", "shmcache"]
 NOBODY = 65534
@@ -337,24 +338,6 @@ def test_ls_shows_what_is_no_arena(name: str, run: Run) -> None:
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 
 
-def as_nobody(work: Callable[[], None]) -> None:
-    """Run `work` in a forked child of another user."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            work()
-            status = 0
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
 @needs_root
 def test_ls_shows_arenas_that_are_not_ours_to_open(store: Store) -> None:
     """Of an arena that only another user may open, ls has the owner, the mode and the memory."""
@@ -368,7 +351,7 @@ def test_ls_shows_arenas_that_are_not_ours_to_open(store: Store) -> None:
         assert (found["mode"], found["problem"]) == ("0600", "not ours to open")
         assert found["allocated_bytes"] > 0
 
-    as_nobody(look)
+    assert as_user(NOBODY, NOBODY, look) == 0
 
 
 @needs_root
@@ -380,7 +363,7 @@ def test_arenas_of_others_are_opened_when_told_to(name: str, run: Run) -> None:
         with Store.create(name, capacity="1MiB") as store:
             store.add_raw("k", b"\xa1x")
 
-    as_nobody(create)
+    assert as_user(NOBODY, NOBODY, create) == 0
     assert listed(run, name)["entries"] is None
     assert "do not trust" in listed(run, name)["problem"]
     status, out, err = run("get", name, "k")

@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,6 +21,7 @@ from shmcache.cli._fields import field_path, function, index, leaving_out
 from shmcache.cli._log import Log
 from shmcache.demo._api import Api, Endpoint
 from shmcache.demo.apiserver import ApiServer
+from tests.running import Reflect, reflect_commands
 
 pytest.importorskip("kubernetes", reason="needs the extra shmcache[kubernetes]")
 pytest.importorskip("watchfiles", reason="needs the extra shmcache[directory]")
@@ -32,62 +29,14 @@ pytest.importorskip("watchfiles", reason="needs the extra shmcache[directory]")
 DEADLINE = 60.0
 
 
-class Command:
-    """A running `shmcache reflect` that writes JSON lines."""
-
-    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
-        environment = {key: value for key, value in os.environ.items() if key != "KUBECONFIG"}
-        root = str(Path(shmcache.__file__).parent.parent)
-        environment |= {"HOME": str(folder), "NO_PROXY": "127.0.0.1", "PYTHONPATH": root}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "shmcache.cli", "reflect", "-o", "json", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-            env=environment | variables,
-        )
-        self.seen: list[dict[str, Any]] = []
-        # Lines are waited for without a limit: this one ends the wait, and so the test.
-        self.limit = threading.Timer(DEADLINE, self.process.kill)
-        self.limit.start()
-
-    def until(self, event: str) -> dict[str, Any]:
-        """Read lines up to one of that event."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.seen.append(json.loads(line))
-            if self.seen[-1]["event"] == event:
-                return self.seen[-1]
-        raise AssertionError((event, self.seen, self.end()))
-
-    def end(self, number: int | None = None) -> tuple[int, str]:
-        """Send a signal, if any; return status and standard error at the end."""
-        if number is not None:
-            self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=DEADLINE)
-        self.seen += [json.loads(line) for line in out.splitlines()]
-        return self.process.returncode, err
-
-
-Start = Callable[..., Command]
+Start = Callable[..., Reflect]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts commands in the test's folder; what still runs after the test is killed."""
-    commands: list[Command] = []
-
-    def begin(*arguments: str, **variables: str) -> Command:
-        commands.append(Command(tmp_path, *arguments, **variables))
-        return commands[-1]
-
-    yield begin
-    for command in commands:
-        command.limit.cancel()
-        command.limit.join()
-        command.process.kill()
-        command.process.communicate()
+    with reflect_commands(tmp_path) as begin:
+        yield begin
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,58 +11,24 @@ from typing import Any
 import pytest
 
 import shmcache
+from tests.running import DEADLINE, Reflect, reflect_commands
 
 kubernetes = pytest.importorskip("kubernetes", reason="needs the extra shmcache[kubernetes]")
 pytest.importorskip("msgspec", reason="needs the extra shmcache[kubernetes]")
 
 pytestmark = pytest.mark.xdist_group("kube")
 
-DEADLINE = 120.0
-
-
-class Reflect:
-    """A running command, in JSON lines."""
-
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "shmcache.cli", "reflect", "-o", "json", *arguments]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        # Lines are waited for without a limit: this one ends the wait, and so the test.
-        self.limit = threading.Timer(DEADLINE, self.process.kill)
-        self.limit.start()
-
-    def until(self, event: str) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        for text in self.process.stdout:
-            line: dict[str, Any] = json.loads(text)
-            if line["event"] == event:
-                return line
-        raise AssertionError((event, self.process.communicate()))
-
-    def end(self, number: int | None = None) -> tuple[int, str]:
-        if number is not None:
-            self.process.send_signal(number)
-        _, error = self.process.communicate(timeout=DEADLINE)
-        return self.process.returncode, error
-
 
 @pytest.fixture
-def reflect(kubeconfig: str, name: str) -> Iterator[Callable[..., Reflect]]:
+def reflect(kubeconfig: str, name: str, tmp_path: Path) -> Iterator[Callable[..., Reflect]]:
     """Starts the command for the test's arena, and kills it after the test."""
-    running: list[Reflect] = []
+    with reflect_commands(tmp_path) as start:
 
-    def begin(*arguments: str, config: str = kubeconfig) -> Reflect:
-        arena = ("--name", name, "--capacity", "32MiB")
-        running.append(Reflect("--kubeconfig", config, *arena, *arguments))
-        return running[-1]
+        def begin(*arguments: str, config: str = kubeconfig) -> Reflect:
+            arena = ("--name", name, "--capacity", "32MiB")
+            return start("--kubeconfig", config, *arena, *arguments)
 
-    yield begin
-    for command in running:
-        command.limit.cancel()
-        command.limit.join()
-        command.process.kill()
-        command.process.communicate()
+        yield begin
 
 
 def test_names_of_resources(

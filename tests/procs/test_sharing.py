@@ -4,34 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import shmcache
 from shmcache import FIFO, Store
+from tests.running import as_user
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become other users")
 ALICE, BOB, GROUP = 61001, 61002, 61003
-
-
-def as_user(uid: int, work: Callable[[], None]) -> int:
-    """Run `work` in a forked child of user `uid` and group GROUP; its exit status."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.setgroups([])
-            os.setgid(GROUP)
-            os.setuid(uid)
-            work()
-            status = 0
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def alice_creates(name: str, mode: int) -> None:
@@ -39,7 +21,7 @@ def alice_creates(name: str, mode: int) -> None:
         with Store.create(name, capacity="1MiB", mode=mode) as store:
             store.add_raw("k", b"\xa1x")
 
-    assert as_user(ALICE, create) == 0
+    assert as_user(ALICE, GROUP, create) == 0
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660])
@@ -91,7 +73,7 @@ def test_a_group_shares_an_arena(name: str) -> None:
         with Store.open(name, capacity="1MiB", owner=ALICE) as store:
             assert len(store) == 2
 
-    assert as_user(BOB, bob) == 0
+    assert as_user(BOB, GROUP, bob) == 0
 
 
 @needs_root
@@ -106,7 +88,7 @@ def test_nobody_is_trusted_unasked(name: str) -> None:
                 Store.attach(name, owner=owner)
             assert "owner=" in str(caught.value)
 
-    assert as_user(BOB, bob) == 0
+    assert as_user(BOB, GROUP, bob) == 0
 
 
 @needs_root
@@ -120,4 +102,4 @@ def test_nobody_else_gets_in(name: str) -> None:
         with pytest.raises(shmcache.ArenaPermissionError):
             shmcache.unlink(name)
 
-    assert as_user(BOB, bob) == 0
+    assert as_user(BOB, GROUP, bob) == 0
