@@ -1,4 +1,4 @@
-"""What a reflector asks of an object: its type, its version, and a name for the log.
+"""What a reflector, or a store, asks of an object: its type, its version, and a name for the log.
 
 Objects are mappings in the Kubernetes JSON shape, or anything with a ``metadata`` attribute.
 May import: nothing of shmcache.

@@ -3,8 +3,8 @@
 A handle is cheap to read through from any thread and any process: it pickles (and attaches again
 where it is unpickled) and survives ``fork``. The work is done by the core (``_core``); here are
 keys, codecs and the shapes that Python expects. It is one class with one job, and long because
-of its docstrings. May import: ``_arena``, ``_core``, ``_errors``,
-``_ports``, ``_types``, ``codecs``, ``keys``.
+of its docstrings. May import: ``_arena``, ``_core``, ``_errors``, ``_objects``, ``_ports``,
+``_resource_version``, ``_types``, ``codecs``, ``keys``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 import builtins
 import contextlib
 import time
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from typing import Any, ClassVar, Self
 
-from shmcache import _arena
+from shmcache import _arena, _objects
 from shmcache._core import MAX_KEY_SIZE, Arena
 from shmcache._errors import (
     ArenaNotFoundError,
@@ -25,6 +25,7 @@ from shmcache._errors import (
     KeyFuncError,
 )
 from shmcache._ports import Codec, KeyFunc
+from shmcache._resource_version import at_least, is_comparable
 from shmcache._types import ReflectorStats, ReflectorStatus, Stats, WorkerInfo
 from shmcache.codecs.msgpack import MsgpackCodec
 from shmcache.keys import meta_namespace_key_func
@@ -34,6 +35,9 @@ __all__ = ["Store"]
 # By their number in the segment.
 _REFLECTOR_STATES = ("", "listing", "watching", "waiting", "stopped")
 
+# A sleep on the version is in slices, the first so long and each twice as long as the one before:
+# of a bookmark, and of a replace whose writer has died, the version does not tell.
+_FIRST_LOOK_SECONDS = 0.001
 _LOOK_SECONDS = 0.5
 
 _FOREVER = 1e9  # seconds: what the core takes for no limit
@@ -405,16 +409,104 @@ class Store(Mapping[str, Any]):
 
     def wait_for_sync(self, timeout: float | None = None) -> bool:
         """Sleep until :attr:`has_synced`, at most ``timeout`` seconds; return it."""
+        return self._wait_until(self._core.has_synced, timeout)
+
+    def wait_for_version(self, resource_version: str, timeout: float | None = None) -> bool:
+        """Sleep until the content is that of ``resource_version`` or later; whether it is.
+
+        ``resource_version``: a decimal integer of any length, as text, that an API server gave for
+        this resource; :attr:`resource_version` is compared with it as a number, as client-go does
+        (``CompareResourceVersion``, KEP-5504). ``timeout``: the most seconds to sleep, None for no
+        limit.
+
+        ``ValueError`` if one of the two is other text: nobody could tell which is the later, and a
+        wait for just that one would miss it. A source of such versions is
+        :class:`~shmcache.sources.directory.DirectorySource`.
+
+        >>> store = Store.create(capacity="1MiB")
+        >>> store.unlink()
+        >>> store.replace([], "1000")
+        >>> store.wait_for_version("999"), store.wait_for_version("1001", timeout=0)
+        (True, False)
+        """
+        wanted = as_version(resource_version)
+        if not is_comparable(wanted):
+            raise ValueError(f"resource_version is {_A_VERSION}, and not {wanted!r}")
+        return self._wait_until(lambda: self._is_at(wanted), timeout)
+
+    def expect(self, obj: Any, timeout: float | None = None) -> bool:
+        """Sleep until reads see ``obj``, which an API server has just returned, or what came after
+        it: read your own writes. Whether they do.
+
+        They do when the entry with the key of ``obj`` has its ``metadata.resourceVersion`` or a
+        later one, or when :attr:`resource_version` is that or later: then it was deleted since, or
+        the reflector's source leaves it out. ``obj`` and the entries may be mappings, or objects
+        with attributes (``obj.metadata.resource_version``). Of entries that do not have the field
+        :attr:`resource_version` tells.
+
+        ``timeout``: the most seconds to sleep, None for no limit; give one. Of an object that the
+        source leaves out (by a selector or a namespace) nothing is heard before the next event of
+        another one, or the next bookmark, about one a minute. For what a *delete* returned this is
+        no help: its version, if it has one, is from before the deletion.
+
+        Of a :class:`~shmcache.FIFO` it says that the item has been queued; it may have been popped
+        or claimed since.
+
+        Raises ``ValueError`` if ``obj`` has no resource version, or one that cannot be ordered (see
+        :meth:`wait_for_version`), and :class:`~shmcache.KeyFuncError`.
+
+        >>> store = Store.create(capacity="1MiB")
+        >>> store.unlink()
+        >>> old = {"metadata": {"name": "web-0", "resourceVersion": "998"}}
+        >>> new = {"metadata": {"name": "web-0", "resourceVersion": "1000"}}
+        >>> store.add(old)
+        >>> store.expect(new, timeout=0)
+        False
+        >>> store.add(new)
+        >>> store.expect(new), store.expect(old)
+        (True, True)
+        """
+        key, wanted = self._key(obj), _objects.resource_version(obj)
+        if not wanted:
+            raise ValueError(
+                f"the object of {key!r} has no metadata.resourceVersion, so nobody can tell "
+                "whether the store has it: expect() takes what an API server returned"
+            )
+        if not is_comparable(wanted):
+            raise ValueError(f"metadata.resourceVersion of {key!r} is {wanted!r}, not {_A_VERSION}")
+
+        def is_seen() -> bool:
+            if self._is_at(wanted):
+                return True
+            found = _objects.resource_version(self._core.get(key, None)) or ""
+            return is_comparable(found) and at_least(found, wanted)
+
+        return self._wait_until(is_seen, timeout)
+
+    def _is_at(self, wanted: str) -> bool:
+        """Whether the content is that of a resource version or later."""
+        version = self._core.resource_version()
+        if version == "":  # before the first list
+            return False
+        if not is_comparable(version):
+            raise ValueError(
+                f"the content of arena {self._name!r} is at resource version {version!r}, not "
+                f"{_A_VERSION}, so nobody can tell whether that is later than {wanted!r}"
+            )
+        return at_least(version, wanted)
+
+    def _wait_until(self, holds: Callable[[], bool], timeout: float | None) -> bool:
         deadline = time.monotonic() + (_FOREVER if timeout is None else _at_least_zero(timeout))
+        look = _FIRST_LOOK_SECONDS
         while True:
             version = self._core.version()
-            if self._core.has_synced():
+            if holds():
                 return True
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return False
-            # In slices: of a replace whose writer has died the version may not tell.
-            self._core.wait_change(version, min(remaining, _LOOK_SECONDS))
+            moved = self._core.wait_change(version, min(remaining, look)) != version
+            look = _FIRST_LOOK_SECONDS if moved else min(2 * look, _LOOK_SECONDS)
 
     # --- the reflector's place ------------------------------------------------------------------
 
@@ -576,6 +668,8 @@ class _Values(ValuesView[Any]):
 
 
 _MISSING = object()
+
+_A_VERSION = "a decimal integer above 0, as API servers number their changes"
 
 
 def _key_failed(obj: Any, cause: Exception) -> KeyFuncError:

@@ -196,3 +196,11 @@ class UndeltaStore(Mapping[str, Any]):
     def wait_for_sync(self, timeout: float | None = None) -> bool:
         """:meth:`Store.wait_for_sync`."""
         return self._store.wait_for_sync(timeout)
+
+    def wait_for_version(self, resource_version: str, timeout: float | None = None) -> bool:
+        """:meth:`Store.wait_for_version`."""
+        return self._store.wait_for_version(resource_version, timeout)
+
+    def expect(self, obj: Any, timeout: float | None = None) -> bool:
+        """:meth:`Store.expect`."""
+        return self._store.expect(obj, timeout)
