@@ -162,7 +162,9 @@ def test_every_command_has_help(command: str, run: Run, monkeypatch: pytest.Monk
     assert _COMMANDS[command][1:].split()[0] in out
 
 
-@pytest.mark.parametrize("command", ["ls", "stat", "get", "list", "watch", "check", "rm"])
+@pytest.mark.parametrize(
+    "command", ["ls", "stat", "get", "list", "claims", "dead", "watch", "check", "rm"]
+)
 def test_help_teaches_by_examples(command: str, run: Run) -> None:
     """The help of each command that looks into arenas has command lines to copy, and they parse."""
     help_text = run(command, "--help")[1]
@@ -217,7 +219,7 @@ def test_a_full_disk_is_an_error_in_words(pods: Indexer) -> None:
     assert done.returncode != 0
 
 
-@pytest.mark.parametrize("command", ["stat", "list", "watch", "check", "rm"])
+@pytest.mark.parametrize("command", ["stat", "list", "claims", "dead", "watch", "check", "rm"])
 def test_an_unknown_arena_is_told_what_is_near(command: str, pods: Indexer, run: Run) -> None:
     """A mistyped arena names the one that was meant."""
     status, out, err = run(command, pods.name + "x")
@@ -418,16 +420,37 @@ def test_stat_has_every_figure(pods: Indexer, run: Run) -> None:
 
 
 def test_stat_shows_who_pops(fifo: FIFO, run: Run, pod: Callable[..., dict[str, object]]) -> None:
-    """Of a queue, stat has what each process has popped, and how long the oldest item waits."""
-    for letter in "abc":
+    """Of a queue, stat has what each process has popped and claimed, all its handles together, and
+    how long the oldest item waits."""
+    for letter in "abcd":
         fifo.add(pod(letter))
     fifo.pop(0)
-    found = json.loads(run("stat", fifo.name, "-o", "json")[1])
-    assert found["workers"] == [{"pid": os.getpid(), "pops": 1}]
+    with fifo.claim(0), FIFO.attach(fifo.name) as second:
+        second.pop(0)
+        found = json.loads(run("stat", fifo.name, "-o", "json")[1])
+        table = run("stat", fifo.name)[1]
+    assert found["workers"] == [{"pid": os.getpid(), "pops": 2, "in_flight": 1}]
     assert found["oldest_age"] >= 0
-    table = run("stat", fifo.name)[1]
-    assert re.search(r"^  entries +2, the oldest has waited .*s$", table, re.MULTILINE)
-    assert re.search(rf"^    {os.getpid()} .* 1 pops$", table, re.MULTILINE)
+    assert re.search(r"^  entries +1, the oldest has waited .*s$", table, re.MULTILINE)
+    assert re.search(rf"^    {os.getpid()} .*  2 pops, 1 in flight$", table, re.MULTILINE)
+
+
+def test_stat_does_not_wait_for_the_lock(
+    fifo: FIFO, run: Run, monkeypatch: pytest.MonkeyPatch, pod: Callable[..., dict[str, object]]
+) -> None:
+    """Where the lock of a queue is not to be had, only who has what in flight is not known."""
+
+    def held(queue: FIFO) -> None:
+        assert queue._options["lock_timeout"] < 1
+        raise shmcache.LockTimeoutError("somebody was stopped with it")
+
+    fifo.add(pod("a"))
+    monkeypatch.setattr(FIFO, "in_flight", held)
+    with fifo.claim(0):
+        found = json.loads(run("stat", fifo.name, "-o", "json")[1])
+        assert run("stat", fifo.name)[0] == 0
+    assert found["in_flight"] == 1
+    assert found["workers"] == [{"pid": os.getpid(), "pops": 0, "in_flight": None}]
 
 
 def test_stat_counts_reads(
@@ -686,6 +709,162 @@ def test_list_of_what_cannot_be_looked_into(name: str, run: Run) -> None:
         assert run("list", name, "--keys") == (0, "broken\n", "")
 
 
+# --- claims, dead letters ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def jobs(name: str) -> Iterator[FIFO]:
+    """A queue in which web-0 and web-1 are dead letters, and web-2 to web-4 wait."""
+    with FIFO.create(name, capacity="4MiB", max_attempts=2) as made:
+        for number in range(5):
+            made.add(make_pod(number))
+        for _ in range(4):
+            made.claim(0).fail()
+        yield made
+        assert made.check() == []
+
+
+def test_claims_lists_what_is_in_flight(jobs: FIFO, run: Run) -> None:
+    """claims has of each item in flight the process, its command, the attempt and what is left of
+    the lease, in the order of the claims, as table, JSON and CSV."""
+    assert run("claims", jobs.name) == (0, "", "nothing in flight\n")
+    jobs.claim(0).fail()
+    with jobs.claim(0), jobs.claim(0, lease=600):
+        first, second = json.loads(run("claims", jobs.name, "-o", "json")[1])
+        header, line, *_ = run("claims", jobs.name)[1].splitlines()
+        rows = list(csv.DictReader(io.StringIO(run("claims", jobs.name, "-o", "csv")[1])))
+        selected = run("claims", jobs.name, "-l", "app=web", "-o", "json")[1]
+        assert run("claims", jobs.name, "--prefix", "x/") == (0, "", "none of 2 items in flight\n")
+    assert first == {
+        "key": "default/web-2",
+        "pid": os.getpid(),
+        "command": first["command"],
+        "attempt": 2,
+        "lease": None,
+        "object": make_pod(2),
+    }
+    assert first["command"]
+    assert (second["key"], second["attempt"]) == ("default/web-3", 1)
+    assert 0 < second["lease"] <= 600
+    assert header.split() == ["KEY", "PID", "COMMAND", "ATTEMPT", "LEASE", "OBJECT"]
+    assert re.match(rf"default/web-2 +{os.getpid()} .* 2 +- +{{\"spec\"", line)
+    assert [row["key"] for row in rows] == ["default/web-2", "default/web-3"]
+    assert [record["key"] for record in json.loads(selected)] == ["default/web-3"]
+
+
+def test_dead_lists_the_dead_letters(jobs: FIFO, run: Run) -> None:
+    """dead has key, attempts and object of each dead letter, all or those of a selection, and
+    changes nothing."""
+    records = [
+        {"key": f"default/web-{number}", "attempts": 2, "object": make_pod(number)}
+        for number in range(2)
+    ]
+    assert json.loads(run("dead", jobs.name, "-o", "json")[1]) == records
+    assert json.loads(run("dead", jobs.name, "-l", "app=web", "-o", "json")[1]) == records[1:]
+    header, *lines = run("dead", jobs.name)[1].splitlines()
+    assert header.split() == ["KEY", "ATTEMPTS", "OBJECT"]
+    assert [line.split()[:2] for line in lines] == [["default/web-0", "2"], ["default/web-1", "2"]]
+    assert run("dead", jobs.name, "--prefix", "x/") == (0, "", "none of 2 dead letters\n")
+    assert len(jobs.dead_letters()) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "word", "queued"), [("--retry", "retried", 4), ("--drop", "dropped", 3)]
+)
+def test_dead_letters_are_settled_by_key(
+    option: str, word: str, queued: int, jobs: FIFO, run: Run
+) -> None:
+    """--retry and --drop settle the keys that they name, each once; one that is no dead letter is
+    status 1, names what is near, and keeps none of the others."""
+    keys = ["default/web-4", "default/web-0", "default/web-0"]
+    status, out, err = run("dead", jobs.name, option, *keys)
+    assert (status, out) == (1, f"{word} default/web-0\n")
+    assert "has no dead letter 'default/web-4'; did you mean 'default/web-1'?" in err
+    assert err.count("\n") == 1
+    assert [letter.key for letter in jobs.dead_letters()] == ["default/web-1"]
+    assert jobs.qsize() == queued
+    status, out, err = run("dead", jobs.name, option, "default/web-1", "-o", "json")
+    assert (status, json.loads(out), err) == (0, [{"key": "default/web-1", "done": word}], "")
+
+
+def test_all_dead_letters_are_settled(jobs: FIFO, run: Run) -> None:
+    """--all settles what would be listed: those of a selection, or all; none is no failure."""
+    assert run("dead", jobs.name, "--retry", "--all", "-l", "app=web") == (
+        0,
+        "retried default/web-1\n",
+        "",
+    )
+    assert run("dead", jobs.name, "--drop", "--all") == (0, "dropped default/web-0\n", "")
+    assert run("dead", jobs.name, "--drop", "--all") == (0, "", "no dead letters\n")
+    assert run("dead", jobs.name) == (0, "", "no dead letters\n")
+    assert json.loads(run("dead", jobs.name, "-o", "json")[1]) == []
+    assert [item["metadata"]["name"] for item in jobs.pop_many(9)] == [
+        *("web-2", "web-3", "web-4", "web-1")
+    ]
+
+
+def test_what_cannot_be_decoded_hides_nothing(jobs: FIFO, run: Run) -> None:
+    """A payload that the codec cannot read is shown as its bytes, beside the others: among the
+    dead letters, in flight, and for stat."""
+    bytes_ = RawCodec()
+    bytes_.name = jobs._codec.name
+    jobs.replace([make_pod(5)])
+    for key in "ab":
+        jobs.add_raw(key, b"\xc1")
+    with jobs.claim(0), FIFO.attach(jobs.name, codec=bytes_) as careless:
+        for _ in range(2):
+            careless.claim(0).fail()
+        with careless.claim(0):
+            for command, key, total in (("dead", "a", 3), ("claims", "b", 2)):
+                table = run(command, jobs.name)[1]
+                assert re.search(rf"^{key} .* c1 \(1 byte\)$", table, re.MULTILINE)
+                assert len(table.splitlines()) == 1 + total
+            found = json.loads(run("stat", jobs.name, "-o", "json")[1])
+            assert [worker["in_flight"] for worker in found["workers"]] == [2]
+    assert run("dead", jobs.name, "--drop", "a") == (0, "dropped a\n", "")
+
+
+def test_the_bytes_of_a_foreign_codec_are_dead_letters_too(name: str, run: Run) -> None:
+    """Items of a codec that only its owner has are listed as bytes, and settled."""
+    with FIFO.create(name, codec=RawCodec(), capacity="1MiB", max_attempts=1) as raw:
+        raw.add_raw("k", b"plain")
+        raw.claim(0).fail()
+        assert run("dead", name)[1].splitlines()[1].split() == ["k", "1", "plain"]
+        assert run("dead", name, "--retry", "k") == (0, "retried k\n", "")
+        with raw.claim(0):
+            assert run("claims", name)[1].splitlines()[1].split()[-1] == "plain"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--retry",), "say which: KEY..., or --all"),
+        (("--drop",), "say which: KEY..., or --all"),
+        (("--all",), "add --retry or --drop"),
+        (("--retry", "k", "--all"), "not both"),
+        (("--drop", "k", "--prefix", "k"), "selectors choose among --all"),
+        (("--retry", "k", "--drop", "k"), "not allowed with"),
+    ],
+)
+def test_wrong_usage_of_dead(
+    arguments: tuple[str, ...], message: str, jobs: FIFO, run: Run
+) -> None:
+    """What is not clear is refused, and nothing is changed."""
+    status, out, err = run("dead", jobs.name, *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert len(jobs.dead_letters()) == 2
+
+
+@pytest.mark.parametrize("command", ["claims", "dead"])
+def test_only_a_queue_holds_anything_back(command: str, pods: Indexer, run: Run) -> None:
+    """Of another kind of arena there are neither claims nor dead letters: wrong usage."""
+    status, out, err = run(command, pods.name)
+    assert (status, out) == (2, "")
+    assert "only a FIFO has" in err
+    assert f"arena '{pods.name}' is of the kind Indexer" in err
+
+
 # --- watch --------------------------------------------------------------------------------------
 
 EVERYTHING = Selection("", None, None)
@@ -915,22 +1094,28 @@ complete_line "shmcache stat $1"
 complete_line 'shmcache rm --st'
 complete_line "shmcache get $2 default/web-"
 complete_line 'shmcache get no-such-arena '
+complete_line "shmcache dead $3 --retry default/web-"
 """
 
 
 def test_completion_in_bash(pods: Indexer, tmp_path: Path) -> None:
-    """In a real bash commands, options, arenas and keys complete, as they are at that moment."""
+    """In a real bash commands, options, arenas, keys and dead letters complete, as they are at that
+    moment."""
     pytest.importorskip("argcomplete")
     command = tmp_path / "shmcache"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m shmcache "$@"\n')
     command.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "--norc", "-c", BASH, "bash", pods.name[:-2], pods.name],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with FIFO.create(capacity="1MiB", max_attempts=1) as jobs:
+        jobs.add(make_pod(7))
+        jobs.claim(0).fail()
+        done = subprocess.run(
+            ["bash", "--norc", "-c", BASH, "bash", pods.name[:-2], pods.name, jobs.name],
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        jobs.unlink()
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split() for line in done.stdout.splitlines()] == [
         ["stat"],
@@ -938,6 +1123,7 @@ def test_completion_in_bash(pods: Indexer, tmp_path: Path) -> None:
         ["--stale"],
         [f"default/web-{number}" for number in range(4)],
         [],
+        ["default/web-7"],
     ]
 
 

@@ -154,8 +154,10 @@ def test_sampler_sees_what_happens(name: str) -> None:
         assert sample.rates.writes == pytest.approx((sample.rates.pops or 0) * 2.5)
         assert sample.means == sample.rates
         (worker,) = sample.workers
-        assert (worker.pid, worker.pops) == (os.getpid(), 4)
+        assert (worker.pid, worker.pops, worker.in_flight) == (os.getpid(), 4, 0)
         assert worker.command
+        with fifo.claim(0):
+            assert only(sampler.take()).workers[0].in_flight == 1
         assert sample.reflector is None
         sampler.reset()
         fifo.pop()
@@ -190,6 +192,7 @@ def test_arenas_that_go_and_come_again(name: str) -> None:
                 new.add_raw(key, b"2")
             sample = only(sampler.take())
             assert (sample.stats and sample.stats.entries, sample.rates) == (3, Rates())
+            assert [worker.in_flight for worker in sample.workers] == [None]
             assert only(sampler.take()).rates.writes == 0
     assert all(sample.name != name for sample in Sampler(["other"]).take())
 
@@ -562,8 +565,9 @@ def test_details_of_an_arena(name: str) -> None:
     """Enter shows figures, workers and the reflector of the chosen arena, kept up to date; r lets
     the means begin anew; Esc goes back."""
     with FIFO.create(name, capacity="1MiB") as fifo:
-        fifo.add({"metadata": {"name": "[b]x"}})
+        fifo.add_many({"metadata": {"name": name}} for name in ("[b]x", "held"))
         fifo.pop()
+        held = fifo.claim()
         fifo.claim_reflector("pods [/b]")
         fifo.report_reflector("waiting", ReflectorStats(1, 2, 3, 4, 5, "[red]no", 1.0, 1.0, 1.0))
 
@@ -572,7 +576,9 @@ def test_details_of_an_arena(name: str) -> None:
             await pilot.press("enter")
             await until(pilot, lambda: "waiting 0" in words(app, "#lines"))
             shown = words(app, "#lines")
-            assert str(os.getpid()) in shown
+            assert re.search(rf"^ *{os.getpid()} .* 1  +1  \S", shown, re.MULTILINE)
+            assert re.search("^ *WORKER .* IN FLIGHT  COMMAND$", shown, re.MULTILINE)
+            held.done()
             assert f"reflector pods [/b]: process {os.getpid()}, waiting" in shown
             assert "last error" in shown
             fifo.add({"metadata": {"name": "b"}})

@@ -91,7 +91,7 @@ def test_figures_as_json(web: Web, store: Store) -> None:
     assert (arena["name"], arena["kind"], arena["problem"]) == (store.name, "Store", "")
     assert arena["stats"]["writes"] == 1
     assert set(arena["rates"]) == {"reads", "read_misses", "writes", "deletes", "pops"}
-    assert arena["workers"][0]["pops"] == 0
+    assert (arena["workers"][0]["pops"], arena["workers"][0]["in_flight"]) == (0, None)
 
 
 def test_the_stream_goes_on(web: Web, store: Store) -> None:
@@ -380,6 +380,11 @@ def test_the_page_in_a_browser(name: str, page: Callable[[Web], Browser], tmp_pa
             browser.wait_for("document.querySelector('#charts .line').getAttribute('d').length > 9")
             fifo.add({"metadata": {"name": "second"}})
             browser.wait_for(f"{ROWS}[0].cells[2].innerText === '2'")
+            worker = "document.querySelector('#workers tr').cells[5].innerText"
+            browser.wait_for(f"{worker} === '0'")
+            claim = fifo.claim(0)
+            browser.wait_for(f"{worker} === '1'")
+            claim.release()
             # Objects, by the keyboard: search, go to the first key, open it.
             browser.value("document.querySelector('#search').focus()")
             browser.command("Input.insertText", text="IMG")

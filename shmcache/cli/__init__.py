@@ -28,6 +28,8 @@ _COMMANDS = {
     "stat": "show the figures of an arena, once or as they change",
     "get": "print the object of a key",
     "list": "list the objects of an arena, all or some",
+    "claims": "list what the consumers of a queue have in flight",
+    "dead": "list what has failed too often in a queue, retry it or drop it",
     "watch": "print changes as they happen",
     "top": "show what all arenas are doing, live: on the terminal, or in a browser",
     "check": "verify that arenas are whole",

@@ -82,10 +82,10 @@ def _user(text: str) -> int:
         raise argparse.ArgumentTypeError(f"there is no user {text!r} on this machine") from None
 
 
-def open_arena(name: str, owner: int | None) -> shmcache.Store:
-    """A read-only handle of ``name``, which is of any kind and codec."""
+def open_arena(name: str, owner: int | None, *, writable: bool = False) -> shmcache.Store:
+    """A handle of ``name``, which is of any kind and codec."""
     try:
-        return shmcache.attach(name, owner=owner)
+        return shmcache.attach(name, owner=owner, writable=writable)
     except shmcache.ArenaNotFoundError:
         raise unknown(name) from None
     except shmcache.ArenaPermissionError as error:

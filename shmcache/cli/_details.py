@@ -6,7 +6,7 @@ May import: the public names of ``shmcache``, ``cli._columns``, ``cli._sample``.
 from __future__ import annotations
 
 from shmcache import ReflectorStatus
-from shmcache.cli._columns import age, liveliness, printable, rate, size
+from shmcache.cli._columns import age, count, liveliness, printable, rate, size
 from shmcache.cli._sample import Sample, Worker
 
 __all__ = ["details"]
@@ -63,12 +63,16 @@ _COUNTS = (
 def _workers(workers: tuple[Worker, ...]) -> list[Line]:
     if not workers:
         return [("", ""), ("no living process has written or popped", "")]
-    lines = ["", f"{'WORKER':>8}  {'POP/s':>6}  {'MEAN/s':>6}  {'POPS':>12}  COMMAND"]
+    lines = [
+        "",
+        f"{'WORKER':>8}  {'POP/s':>6}  {'MEAN/s':>6}  {'POPS':>12}  {'IN FLIGHT':>9}  COMMAND",
+    ]
     for worker in workers:
         command = printable(worker.command) or "(not to be seen from here)"
         lines.append(
             f"{worker.pid:>8}  {rate(worker.pops_per_second):>6}  "
-            f"{rate(worker.mean_pops_per_second):>6}  {worker.pops:>12,}  {command}"
+            f"{rate(worker.mean_pops_per_second):>6}  {worker.pops:>12,}  "
+            f"{count(worker.in_flight):>9}  {command}"
         )
     return [(line, "") for line in lines]
 

@@ -1,6 +1,7 @@
 """All that is known of one arena, and the page that ``shmcache stat`` makes of it.
 
-May import: the facade, ``cli._arenas``, ``cli._freshness``, ``cli._output``, ``cli._processes``.
+May import: the facade, ``cli._arenas``, ``cli._freshness``, ``cli._held``, ``cli._output``,
+``cli._processes``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import shmcache
 from shmcache.cli._arenas import user_name
 from shmcache.cli._freshness import freshness
+from shmcache.cli._held import in_flight_by_process
 from shmcache.cli._output import duration, number, size
 from shmcache.cli._processes import Process, attached_processes
 
@@ -25,8 +27,9 @@ Section = tuple[str, list[tuple[str, str]]]
 _OF_A_HANDLE = ("hits", "misses", "cached_bytes")
 
 
-def figures(store: shmcache.Store) -> Figures:
-    """Every figure of the arena, by the names that JSON has them under.
+def figures(store: shmcache.Store, owner: int | None) -> Figures:
+    """Every figure of the arena, by the names that JSON has them under. ``owner``: of
+    :meth:`~shmcache.Store.attach`.
 
     What is only true of the handle ``store`` is left out, and it is not counted as attached.
     """
@@ -37,7 +40,7 @@ def figures(store: shmcache.Store) -> Figures:
     info = next((info for info in shmcache.list_arenas() if info.name == store.name), None)
     status = store.reflector_status()
     return found | {
-        "workers": [dataclasses.asdict(worker) for worker in store.workers()],
+        "workers": _workers(store, owner),
         "processes": [dataclasses.asdict(process) for process in attached_processes(store.name)],
         "owner": info and user_name(info.owner_uid),
         "mode": info and f"{info.mode:04o}",
@@ -48,6 +51,18 @@ def figures(store: shmcache.Store) -> Figures:
         "index_names": list(store.get_indexers()) if isinstance(store, shmcache.Indexer) else [],
         "reflector": {"freshness": freshness(status)} | dataclasses.asdict(status),
     }
+
+
+def _workers(store: shmcache.Store, owner: int | None) -> list[dict[str, int | None]]:
+    """By process, all its handles together."""
+    pops: Counter[int] = Counter()
+    for worker in store.workers():
+        pops[worker.pid] += worker.pops
+    in_flight = in_flight_by_process(store, owner)
+    return [
+        {"pid": pid, "pops": count, "in_flight": None if in_flight is None else in_flight[pid]}
+        for pid, count in sorted(pops.items())
+    ]
 
 
 def sections(f: Figures) -> Iterator[Section]:
@@ -95,13 +110,17 @@ def sections(f: Figures) -> Iterator[Section]:
 
 
 def _processes(f: Figures) -> Iterator[tuple[str, str]]:
-    """Who has it open, and what each has popped: those whom we may see, and those who write."""
-    pops: Counter[int] = Counter()
-    for worker in f["workers"]:
-        pops[worker["pid"]] += worker["pops"]
-    commands = dict.fromkeys(pops, "-") | {p["pid"]: Process(**p).short for p in f["processes"]}
+    """Who has it open, what each has popped, and what it has in flight: those whom we may see,
+    and those who write."""
+    work = {worker["pid"]: worker for worker in f["workers"]}
+    commands = dict.fromkeys(work, "-") | {p["pid"]: Process(**p).short for p in f["processes"]}
     for pid, command in sorted(commands.items()):
-        yield f"  {pid}", command + (f"  {number(pops[pid])} pops" if pops[pid] else "")
+        counts = [
+            f"{number(work[pid][what])} {what.replace('_', ' ')}"
+            for what in ("pops", "in_flight")
+            if pid in work and work[pid][what]
+        ]
+        yield f"  {pid}", "  ".join([command, *filter(None, [", ".join(counts)])])
 
 
 def _history(f: Figures) -> Iterator[tuple[str, str]]:

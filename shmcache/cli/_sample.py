@@ -4,19 +4,21 @@ A look opens each arena anew and closes it again. So nothing is held between two
 that its owner unlinked goes, none counts as in use because somebody watches it, and one that was
 made again under the same name is told from the old one by its time of creation.
 
-May import: the public names of ``shmcache``, ``cli._arenas``, ``cli._processes``.
+May import: the public names of ``shmcache``, ``cli._arenas``, ``cli._held``,
+``cli._processes``.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import shmcache
 from shmcache import ArenaInfo, InvalidNameError, ReflectorStatus, ShmCacheError, Stats, WorkerInfo
 from shmcache.cli._arenas import KINDS, UNFINISHED, user_name
+from shmcache.cli._held import in_flight_by_process
 from shmcache.cli._processes import command_line
 
 __all__ = ["Look", "Rates", "Sample", "Sampler", "Worker", "compare", "per_second", "short_command"]
@@ -39,6 +41,8 @@ class Look:
     reflector: ReflectorStatus | None = None
     workers: tuple[WorkerInfo, ...] = ()
     """One for each handle: a process may have several."""
+    in_flight: Mapping[int, int] | None = None
+    """Items of a FIFO that each process has claimed; None where nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class Worker:
     pops: int
     pops_per_second: float | None
     mean_pops_per_second: float | None
+    in_flight: int | None
+    """Items that it has claimed; None of what is no FIFO."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +222,14 @@ def _workers(look: Look, before: Look | None, first: Look | None) -> tuple[Worke
     now = _pops(look)
     recent, mean = _pop_rates(now, before, look), _pop_rates(now, first, look)
     workers = [
-        Worker(pid, short_command(command_line(pid)), pops, recent[pid], mean[pid])
+        Worker(
+            pid,
+            short_command(command_line(pid)),
+            pops,
+            recent[pid],
+            mean[pid],
+            None if look.in_flight is None else look.in_flight.get(pid, 0),
+        )
         for pid, pops in now.items()
     ]
     return tuple(sorted(workers, key=lambda worker: (-worker.pops, worker.pid)))
@@ -248,6 +261,7 @@ def _look(name: str, info: ArenaInfo | None) -> Look:
     try:
         with shmcache.attach(name) as arena:
             stats, workers, reflector = arena.stats(), arena.workers(), arena.reflector_status()
+            in_flight = in_flight_by_process(arena)
     except InvalidNameError:
         raise
     except (ShmCacheError, OSError) as error:
@@ -259,4 +273,5 @@ def _look(name: str, info: ArenaInfo | None) -> Look:
         stats=replace(stats, attached=max(stats.attached - 1, 0)),
         reflector=reflector if reflector.name else None,
         workers=tuple(workers),
+        in_flight=in_flight,
     )

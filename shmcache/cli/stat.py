@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         raise Failure("-n says how many lines: say how often with -i SECONDS", 2)
     with open_arena(options.name, options.owner) as store:
         if options.interval is None:
-            _print_once(store, options.output)
+            _print_once(store, options)
             return 0
         lines = Lines(_columns(store), options.output)
         with until_interrupted():
@@ -78,11 +78,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_once(store: shmcache.Store, form: str) -> None:
-    found = figures(store)
-    if form == "json":
+def _print_once(store: shmcache.Store, options: argparse.Namespace) -> None:
+    found = figures(store, options.owner)
+    if options.output == "json":
         print(to_json(found, indent=2))
-    elif form == "csv":
+    elif options.output == "csv":
         flat = dict(_flat(found.items()))
         csv.writer(sys.stdout, lineterminator="\n").writerows([flat, flat.values()])
     else:
