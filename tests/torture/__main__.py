@@ -27,10 +27,10 @@ _PROGRESS_SECONDS = 10.0
 _MOST_SHOWN = 20
 
 _DESCRIPTION = """\
-Producers, consumers, readers and a replacer work on one queue and two stores in shared memory,
-while they are killed (SIGKILL) and stopped (SIGSTOP) at random and started again. Every process
-writes down what it was about to do, did and saw. After each epoch of 50 kills the queue is
-drained, the arenas are checked and all of that is judged against what shmcache promises.
+Producers, consumers, claimers, readers and a replacer work on two queues and two stores in shared
+memory, while they are killed (SIGKILL) and stopped (SIGSTOP) at random and started again. Every
+process writes down what it was about to do, did and saw. After each epoch of 50 kills the queues
+are drained, the arenas are checked and all of that is judged against what shmcache promises.
 
 A seed gives the same schedule of kills and stops (whom, how, after how many operations of all
 processes together) and the same choices of each process. It cannot give the same interleaving:
@@ -53,6 +53,9 @@ class Totals:
     operations: int = 0
     cut_off: int = 0
     deliveries: int = 0
+    claims: int = 0
+    given_back: int = 0
+    dead_letters: int = 0
     repairs: int = 0
     lost: list[str] = field(default_factory=list)
 
@@ -66,6 +69,9 @@ class Totals:
         self.operations += verdict.operations
         self.cut_off += verdict.cut_off
         self.deliveries += verdict.deliveries
+        self.claims += verdict.claims
+        self.given_back += verdict.given_back
+        self.dead_letters += verdict.dead_letters
         self.repairs += verdict.repairs
         self.lost += [f"epoch {self.epochs}: {line}" for line in verdict.lost]
 
@@ -152,6 +158,7 @@ def _run(totals: Totals, kills: int | None, seconds: float | None, path: Path | 
             _say(
                 f"{totals.kills.total()} kills, {totals.ways['stop']} stops, "
                 f"{totals.operations} operations, {totals.deliveries} deliveries, "
+                f"{totals.claims} claims, "
                 f"{totals.repairs} repairs, {totals.violations.total()} violations"
             )
     if interruption.came:
@@ -164,11 +171,13 @@ def _summary(totals: Totals) -> str:
         f"seed            {totals.seed}",
         f"kills           {kills} ({_parts(totals.kills)}), {kills / (seconds or 1):.0f} a second",
         f"  of these      {totals.ways['locked']} with a lock held, {totals.ways['asleep']} asleep "
-        f"in pop, {totals.ways['stopped']} while stopped",
+        f"in pop or claim, {totals.ways['stopped']} while stopped",
         f"stops           {totals.ways['stop']}",
         f"epochs          {totals.epochs} in {seconds:.0f} s",
         f"operations      {totals.operations}, and {totals.cut_off} cut off by a kill",
         f"deliveries      {totals.deliveries}",
+        f"claims          {totals.claims}, of which {totals.given_back} were not done",
+        f"dead letters    {totals.dead_letters}",
         f"repairs         {totals.repairs}",
         f"hangs           {totals.violations['hang']}",
         f"lost with their consumer (pop is at most once)  {len(totals.lost)}",

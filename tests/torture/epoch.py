@@ -21,11 +21,13 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shmcache import FIFO, ArenaNotFoundError, Store, unlink
 from tests.torture import judge
+from tests.torture.claims import MAX_ATTEMPTS
 from tests.torture.history import Recorder, read_all
 from tests.torture.holder import LockWord
 from tests.torture.payload import key_of
@@ -37,9 +39,7 @@ __all__ = ["Epoch", "Outcome"]
 
 _CAPACITY = "64MiB"
 _STEP_SECONDS = 0.0003
-# How long a "locked" kill looks for a victim that holds a lock.
-_HUNT_SECONDS = 0.05
-# Operations of all that an "asleep" kill waits for its consumer to fall asleep.
+# Operations of all that an "asleep" or "locked" kill waits for a victim in that state.
 _PATIENCE = 2000
 
 _PR_SET_PDEATHSIG = 1
@@ -124,7 +124,7 @@ class Epoch:
         self._interrupted = interrupted
         self._hang_seconds = hang_seconds
         prefix = f"torture-{os.getpid()}-{folder.name}"
-        self._names = Names(f"{prefix}-queue", f"{prefix}-table", f"{prefix}-list")
+        self._names = Names(*(f"{prefix}-{what}" for what in ("queue", "jobs", "table", "list")))
         places = [(role, index) for role, count in CREW.items() for index in range(count)]
         self._crew = [
             Process(role, index, slot)
@@ -164,6 +164,7 @@ class Epoch:
     def _create(self) -> None:
         options: dict[str, Any] = {"codec": CODEC, "key_func": key_of, "capacity": _CAPACITY}
         FIFO.create(self._names.queue, **options).close()
+        FIFO.create(self._names.jobs, max_attempts=MAX_ATTEMPTS, **options).close()
         Store.create(self._names.table, **options).close()
         Store.create(self._names.list, **options).close()
         self._locks = [LockWord(name) for name in self._names.all()]
@@ -239,25 +240,29 @@ class Epoch:
         self._kill(victim, way)
 
     def _asleep(self, victim: Process) -> bool:
-        """Whether it is in ``pop`` and sleeps (a process that ended by itself never will)."""
+        """Whether it sleeps in ``pop`` or ``claim`` (one that ended by itself never will)."""
         return victim.pid > 0 and self._board.popping(victim.slot) and _state(victim.pid) == "S"
 
     def _find_in_lock(self, role: str) -> Process | None:
-        """A process of the role, stopped while it holds a lock; None if there was none to catch."""
-        by_pid = {p.pid: p for p in self._crew if p.role == role and p.pid > 0}
-        until = time.monotonic() + _HUNT_SECONDS
-        while time.monotonic() < until:
-            for lock in self._locks:
-                found = by_pid.get(lock.holder())
-                if found is None:
-                    continue
-                os.kill(found.pid, signal.SIGSTOP)
-                while _state(found.pid) not in "TZ" and time.monotonic() < until:
-                    pass  # microseconds
-                if lock.holder() == found.pid:
-                    return found
+        """A process of the role, stopped while it holds a lock; None if none is caught."""
+        too_late = self._after(_PATIENCE)
+        while not too_late():
+            if not self._work_until(lambda: self._holder(role) is not None or too_late()):
+                return None
+            found = self._holder(role)
+            if found is None:
+                continue
+            os.kill(found.pid, signal.SIGSTOP)
+            self._work_until(partial(_stands, found))
+            if self._holder(role) is found:
+                return found
+            if found.pid > 0:
                 os.kill(found.pid, signal.SIGCONT)
         return None
+
+    def _holder(self, role: str) -> Process | None:
+        holders = {lock.holder() for lock in self._locks}
+        return next((p for p in self._crew if p.role == role and p.pid in holders - {0}), None)
 
     def _stop(self, victim: Process, until: float) -> None:
         if victim.pid > 0:
@@ -305,11 +310,11 @@ class Epoch:
         return True
 
     def _let_end(self) -> None:
-        """Producers first; the queue is drained; the others; at last a look at what is left."""
+        """Producers first; the queues are drained; the others; at last a look at what is left."""
         self._board.stop()
         self._join("producer")
         self._start_one("closer")
-        self._join("closer", "consumer")
+        self._join("closer", "consumer", "claimer")
         self._board.stop()
         self._join("reader", "replacer")
         self._start_one("inspector")
@@ -384,6 +389,11 @@ class Epoch:
                 os.kill(process.pid, signal.SIGKILL)
                 self._reap(process)
         self._record.close()
+
+
+def _stands(process: Process) -> bool:
+    """Whether it is stopped, or has ended."""
+    return process.pid == 0 or _state(process.pid) in "TZ"
 
 
 def _state(pid: int) -> str:

@@ -8,6 +8,11 @@ queue   A completed add is delivered once, or was deleted, or went down with a c
         cut off ``add_many``, the first ones. Nothing is delivered that was not added, or whose
         deletion was over. Items are delivered in the order of their adds. A key that is updated
         while queued is delivered in its newest version, once.
+jobs    Of what was added to the queue of jobs, each is done, deleted, a dead letter after as many
+        claims as it has attempts, or its key has a newer version; however many of those who claimed
+        it were killed. No two workers have one key at a time, and none is given what is done,
+        deleted or older than what had been added; no claim is taken away from a living worker
+        before its lease is over.
 table   Every key is a register with one writer: a read gives what the last completed write left,
         or a later one that had begun, and never what lies behind that which another read has seen.
 list    The same of the whole content at once: every snapshot is that after some replace or event.
@@ -24,6 +29,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from tests.torture.claims import judge_claims
 from tests.torture.deliveries import judge_queue
 from tests.torture.history import Operation
 from tests.torture.registers import judge_list, judge_table, judge_versions
@@ -48,6 +54,7 @@ def judge(operations: Sequence[Operation]) -> Verdict:
     verdict.violations += judge_list(by_name)
     verdict.violations += judge_versions(by_name)
     judge_queue(by_name, verdict)
+    judge_claims(by_name, verdict)
     return verdict
 
 
@@ -63,7 +70,7 @@ def _errors(by_name: dict[str, list[Operation]]) -> Iterator[Violation]:
 
 
 def _torn(by_name: dict[str, list[Operation]]) -> Iterator[Violation]:
-    for name in ("pop", "get", "table", "queue"):
+    for name in ("pop", "claim", "get", "table", "queue", "jobs", "held", "dead"):
         for o in by_name[name]:
             if "torn" in o.results:
                 yield Violation("torn", f"{o.who} was given a torn payload by {name}")

@@ -1,11 +1,12 @@
-"""The processes of the torture: producer, consumer, reader, replacer, closer, inspector.
+"""The processes of the torture: producer, consumer, claimer, reader, replacer, closer, inspector.
 
-Each works until the board tells it to stop (a consumer: until the queue is shut down), and writes
-its history. Whatever raises ends its process with an error in the history: nothing here expects
-an exception other than ``queue.Empty`` and ``ShutDown``.
+Each works until the board tells it to stop (a consumer or claimer: until its queue is shut down),
+and writes its history. Whatever raises ends its process with an error in the history: nothing here
+expects an exception other than ``queue.Empty``, ``ShutDown`` and ``ClaimLostError``.
 
-One queue and two stores: the producers write single keys of the *table*, each its own; the
-replacer has the *list* for itself.
+Two queues and two stores: the consumers pop from the *queue*, the claimers claim from the *jobs*;
+the producers write single keys of the *table*, each its own; the replacer has the *list* for
+itself.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from queue import Empty
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from shmcache import FIFO, RawCodec, ShutDown, Store
+from shmcache import FIFO, ClaimLostError, RawCodec, ShutDown, Store
 from tests.torture import payload
 from tests.torture.history import Recorder, now
 from tests.torture.plan import CREW
@@ -37,6 +38,7 @@ LIVES = 1_000_000
 TABLE_KEYS = [f"t{i}" for i in range(600)]
 _HOT_KEYS_OF_A_PRODUCER = 4
 _FULL_QUEUE = 400
+_FULL_JOBS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,12 @@ class Names:
     """The arenas of an epoch."""
 
     queue: str
+    jobs: str
     table: str
     list: str
 
-    def all(self) -> tuple[str, str, str]:
-        return self.queue, self.table, self.list
+    def all(self) -> tuple[str, ...]:
+        return self.queue, self.jobs, self.table, self.list
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,9 @@ class Work:
         self.record.looked(start, end, name, *words(seen))
         self.progress()
 
-    def queue(self, writable: bool = True) -> FIFO:
+    def fifo(self, name: str, writable: bool = True) -> FIFO:
         return FIFO.attach(
-            self.names.queue,
+            name,
             writable=writable,
             codec=CODEC,
             key_func=payload.key_of,
@@ -104,11 +107,14 @@ def _size(rng: random.Random) -> int:
 
 
 def producer(work: Work) -> None:
-    """Adds items under keys of their own, updates hot keys, deletes some items; writes a table."""
+    """Adds items and jobs under keys of their own, updates hot keys, deletes some; writes a
+    table."""
     rng, me, life = work.rng, work.index, work.life
-    queue, table = work.queue(), work.store(work.names.table, True)
+    queue, jobs = work.fifo(work.names.queue), work.fifo(work.names.jobs)
+    table = work.store(work.names.table, True)
     count = 0
     recent: deque[str] = deque(maxlen=50)
+    recent_jobs: deque[str] = deque(maxlen=20)
     own_keys = TABLE_KEYS[me :: CREW["producer"]]
 
     def make(key: str) -> tuple[str, bytes]:
@@ -143,6 +149,26 @@ def producer(work: Work) -> None:
             queue.delete_by_key(key)
             work.end()
 
+    def add_jobs() -> None:
+        made = [make(f"j{me}.{life}.{count}") for _ in range(rng.choice((1, 1, 1, 5)))]
+        work.begin("job", *(name for name, _ in made))
+        jobs.add_many(data for _, data in made)
+        work.end()
+        recent_jobs.extend(payload.key_of(data) for _, data in made)
+
+    def update_hot_job() -> None:
+        name, data = make(f"k{me}.{rng.randrange(_HOT_KEYS_OF_A_PRODUCER)}")
+        work.begin("job", name)
+        jobs.update(data)
+        work.end()
+
+    def delete_job() -> None:
+        if recent_jobs:
+            key = recent_jobs.pop()
+            work.begin("unjob", key)
+            jobs.delete_by_key(key)
+            work.end()
+
     def own_key() -> str:
         return rng.choice(own_keys)
 
@@ -167,16 +193,19 @@ def producer(work: Work) -> None:
         work.end()
 
     choices = {add_fresh: 10, update_hot: 4, delete_item: 1, put: 7, put_many: 2, drop: 2}
+    choices_of_jobs = {add_jobs: 3, update_hot_job: 4, delete_job: 1}
     while not work.stopping():
         for _ in range(rng.randrange(1, 80)):
             if queue.qsize() < _FULL_QUEUE:
                 rng.choices(list(choices), list(choices.values()))[0]()
+            if rng.random() < 0.3 and jobs.qsize() < _FULL_JOBS:
+                rng.choices(list(choices_of_jobs), list(choices_of_jobs.values()))[0]()
         time.sleep(rng.random() * 0.004)  # so that consumers sleep now and then
 
 
 def consumer(work: Work) -> None:
     """Pops, one or some at a time, with a timeout and without, until the queue is shut down."""
-    rng, queue = work.rng, work.queue()
+    rng, queue = work.rng, work.fifo(work.names.queue)
 
     def one() -> list[bytes]:
         return [queue.pop()]
@@ -208,6 +237,55 @@ def consumer(work: Work) -> None:
         work.end(*map(payload.name_of, taken))
 
 
+def claimer(work: Work) -> None:
+    """Claims jobs until their queue is shut down. Most are done; some fail, are given back or
+    forgotten; of the claims with a lease some outlast it, and some ask for more."""
+    rng, jobs = work.rng, work.fifo(work.names.jobs)
+    while True:
+        lease = rng.choice((0, 0, 0, 4, 40))  # milliseconds
+        work.begin("claim", str(lease))
+        work.popping(True)
+        try:
+            claim = jobs.claim(rng.choice((None, 0.01)), lease / 1000 or None)
+        except Empty:
+            work.end()
+            continue
+        except ShutDown:
+            return work.end()
+        finally:
+            work.popping(False)
+        if claim.key != payload.key_of(claim.item):
+            raise AssertionError(f"claimed {payload.name_of(claim.item)} under {claim.key}")
+        work.end(payload.name_of(claim.item), str(claim.attempt))
+        time.sleep(rng.random() * 0.002)
+        if lease and rng.random() < 0.3:
+            more = rng.choice((4, 40))
+            work.begin("renew", str(more))
+            work.end(_whether_ours(lambda: claim.renew(more / 1000)))  # noqa: B023 (called at once)
+        if lease and rng.random() < 0.2:
+            time.sleep(lease / 1000)
+        end = rng.choices(("done", "fail", "release"), (15, 3, 1))[0]
+        work.begin(end)
+        if end == "done":
+            work.end(_whether_ours(claim.done))
+            continue
+        if end == "fail":
+            claim.fail()
+        elif rng.random() < 0.5:
+            claim.release()
+        else:
+            del claim  # the last reference
+        work.end()
+
+
+def _whether_ours(act: Callable[[], object]) -> str:
+    try:
+        act()
+    except ClaimLostError:
+        return "no"
+    return "yes"
+
+
 def _look_at_key(work: Work, store: Store, key: str) -> None:
     def words(data: bytes | None) -> list[str]:
         return [f"{key}:absent" if data is None else payload.name_of(data)]
@@ -234,6 +312,10 @@ def _look_at_list(work: Work, store: Store) -> None:
     work.look("list", store.list, words)
 
 
+def _look_at_held(work: Work, name: str, read: Callable[[], list[Any]]) -> None:
+    work.look(name, read, lambda seen: [payload.name_of(one.item) for one in seen])
+
+
 def _look_at_version(work: Work, name: str, read: Callable[[], int]) -> None:
     work.look("version", read, lambda version: [name, str(version)])
 
@@ -245,10 +327,11 @@ def _look_at_resource_version(work: Work, store: Store) -> None:
 def reader(work: Work) -> None:
     """Reads everything through handles that cannot write."""
     rng = work.rng
-    queue = work.queue(writable=False)
+    queue = work.fifo(work.names.queue, False)
+    jobs = work.fifo(work.names.jobs, False)
     table = work.store(work.names.table, False)
     listed = work.store(work.names.list, False)
-    arenas = [("queue", queue), ("table", table), ("list", listed)]
+    arenas = [("queue", queue), ("jobs", jobs), ("table", table), ("list", listed)]
 
     def get() -> None:
         _look_at_key(work, table, rng.choice(TABLE_KEYS))
@@ -267,6 +350,7 @@ def reader(work: Work) -> None:
         lambda: _look_at_list(work, listed): 20,
         lambda: _look_at_all(work, "table", table): 1,
         lambda: _look_at_all(work, "queue", queue): 4,
+        lambda: _look_at_held(work, "held", jobs.in_flight): 4,
         version: 6,
         wait: 2,
         lambda: _look_at_resource_version(work, listed): 6,
@@ -301,22 +385,27 @@ def replacer(work: Work) -> None:
 
 
 def closer(work: Work) -> None:
-    """Shuts the queue down, so that the consumers end when it is empty."""
-    work.begin("shutdown")
-    work.queue().shutdown()
-    work.end()
+    """Shuts the queues down, so that consumers and claimers end when they are empty."""
+    for name in (work.names.queue, work.names.jobs):
+        work.begin("shutdown")
+        work.fifo(name).shutdown()
+        work.end()
 
 
 def inspector(work: Work) -> None:
     """When all others have ended: checks the arenas, and reads what they hold in every way."""
-    queue = work.queue()
+    queue, jobs = work.fifo(work.names.queue), work.fifo(work.names.jobs)
     table, listed = work.store(work.names.table, True), work.store(work.names.list, True)
-    for name, arena in (("queue", queue), ("table", table), ("list", listed)):
+    arenas = [("queue", queue), ("jobs", jobs), ("table", table), ("list", listed)]
+    for name, arena in arenas:
         work.begin("check", name)
         work.end(*(broken.replace(" ", "_") for broken in arena.check()))
         work.begin("repairs", name)
         work.end(str(arena.stats().repairs))
     _look_at_all(work, "queue", queue)
+    _look_at_all(work, "jobs", jobs)
+    _look_at_held(work, "held", jobs.in_flight)
+    _look_at_held(work, "dead", jobs.dead_letters)
     _look_at_all(work, "table", table)
     _look_at_list(work, listed)
     _look_at_resource_version(work, listed)
@@ -327,6 +416,7 @@ def inspector(work: Work) -> None:
 ROLES: dict[str, Callable[[Work], None]] = {
     "producer": producer,
     "consumer": consumer,
+    "claimer": claimer,
     "reader": reader,
     "replacer": replacer,
     "closer": closer,

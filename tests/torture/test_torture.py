@@ -34,7 +34,9 @@ def digest_of(content: dict[str, int]) -> int:
 FIRST, SECOND = digest_of(payload.content(1)), digest_of(payload.content(2))
 
 # A small epoch in which all went well: producer-0.1 is killed in an add of two, of which the first
-# arrives; consumer-0.1 is killed in a pop, and p0.g goes down with it.
+# arrives; consumer-0.1 is killed in a pop, and p0.g goes down with it. claimer-0.1 is killed with
+# k1.0:3 in its hands, whose newer version is handled then; j1.b fails three times; the lease of
+# j1.d is over before its worker is.
 CLEAN = {
     "producer-0.1": """\
 > 1 10 add p0.a:1
@@ -66,6 +68,57 @@ CLEAN = {
     "producer-1.1": """\
 > 1 67 add p1.a:1
 < 1 69
+> 2 70 job j1.a:1 j1.b:2
+< 2 71
+> 3 72 job k1.0:3
+< 3 73
+> 4 74 job j1.c:4
+< 4 75
+> 5 80 job k1.0:5
+< 5 81
+> 6 82 unjob j1.c
+< 6 83
+> 7 84 job j1.d:6
+< 7 85
+> 8 86 job j1.e:7
+""",
+    "claimer-0.1": """\
+> 1 72 claim 0
+< 1 74 j1.a:1 1
+> 2 75 done
+< 2 76 yes
+> 3 77 claim 0
+< 3 78 k1.0:3 1
+""",
+    "claimer-1.1": """\
+> 1 72 claim 4
+< 1 73 j1.b:2 1
+> 2 84 fail
+< 2 85
+> 3 86 claim 0
+< 3 87 j1.b:2 2
+> 4 88 fail
+< 4 89
+> 5 9000150 claim 0
+< 5 9000201 j1.d:6 2
+> 6 9000210 done
+< 6 9000211 yes
+""",
+    "claimer-2.1": """\
+> 1 91 claim 0
+< 1 94 j1.b:2 3
+> 2 95 fail
+< 2 96
+> 3 97 claim 4
+< 3 98 k1.0:5 2
+> 4 99 renew 40
+< 4 100 yes
+> 5 101 done
+< 5 102 yes
+> 6 5000000 claim 4
+< 6 5000001 j1.d:6 1
+> 7 9000300 done
+< 7 9000301 no
 """,
     "consumer-0.1": """\
 > 1 13 pop 1
@@ -109,6 +162,8 @@ CLEAN = {
 < 8 55 2
 > 9 56 table
 < 9 57 t2:8
+> 10 79 held
+< 10 80 j1.b:2 k1.0:3
 """,
     "reader-1.1": """\
 > 1 41 get
@@ -123,12 +178,20 @@ CLEAN = {
 < 3 100
 > 4 101 list
 < 4 102 {SECOND} 0 2
+> 5 103 jobs
+< 5 104
+> 6 105 held
+< 6 106
+> 7 107 dead
+< 7 108 j1.b:2
 """,
     "driver": """\
 > 1 50 kill producer-0.1
 < 1 52
 > 2 74 kill consumer-0.1
 < 2 76
+> 3 90 kill claimer-0.1
+< 3 92
 """,
 }
 
@@ -176,6 +239,45 @@ FAULTS = {
     "an old resource version": ("reader-0.1", "< 8 55 2", "< 8 55 1", "stale"),
     "a version that goes back": ("reader-0.1", "queue 8", "queue 6", "stale"),
     "a broken invariant": ("inspector-0.1", "< 1 96", "< 1 96 I4:_a_byte_of_two", "broken"),
+    "a job with two workers": ("claimer-0.1", "< 3 78 k1.0:3", "< 3 78 j1.b:2", "shared"),
+    "a key in two versions with two workers": (
+        "claimer-1.1", "< 3 87 j1.b:2", "< 3 87 k1.0:5", "shared",
+    ),
+    "a key twice in flight": ("reader-0.1", "j1.b:2 k1.0:3", "k1.0:5 k1.0:3", "shared"),
+    "a claim taken from who works": ("claimer-0.1", "< 2 76 yes", "< 2 76 no", "taken"),
+    "a claim taken before its lease is over": (
+        "claimer-2.1", "> 7 9000300 done\n< 7 9000301 no", "> 7 5000110 done\n< 7 5000111 no",
+        "taken",
+    ),
+    "a claim taken although it was renewed": (
+        "claimer-2.1", "> 5 101 done\n< 5 102 yes", "> 5 4500000 done\n< 5 4500002 no", "taken",
+    ),
+    "a job claimed again after it was done": (
+        "claimer-2.1", "< 3 98 k1.0:5 2", "< 3 98 j1.a:1 2", "duplicate",
+    ),
+    "a job that is nowhere": ("inspector-0.1", "< 7 108 j1.b:2", "< 7 108", "loss"),
+    "a newest version that nobody has done": (
+        "claimer-2.1", "> 5 101 done\n< 5 102 yes", "> 5 101 fail\n< 5 102", "loss",
+    ),
+    "a job that went down with its worker": (
+        "claimer-0.1", "> 2 75 done\n< 2 76 yes\n> 3 77 claim 0\n< 3 78 k1.0:3 1\n", "", "loss",
+    ),
+    "a job left in the queue": ("inspector-0.1", "< 5 104", "< 5 104 j1.d:6", "loss"),
+    "a job left in flight": ("inspector-0.1", "< 6 106", "< 6 106 j1.d:6", "loss"),
+    "a dead letter that hardly anybody has tried": (
+        "inspector-0.1", "< 7 108 j1.b:2", "< 7 108 j1.b:2 j1.d:6", "loss",
+    ),
+    "a claim of what was deleted": (
+        "claimer-2.1", "< 3 98 k1.0:5 2", "< 3 98 j1.c:4 1", "unknown",
+    ),
+    "a claim of what nobody added": (
+        "claimer-2.1", "< 3 98 k1.0:5 2", "< 3 98 j9.z:1 1", "unknown",
+    ),
+    "a fourth attempt of three": ("claimer-2.1", "< 1 94 j1.b:2 3", "< 1 94 j1.b:2 4", "unknown"),
+    "a claim of an old version": (
+        "claimer-2.1", "< 3 98 k1.0:5 2", "< 3 98 k1.0:3 2", "stale",
+    ),
+    "a torn claim": ("claimer-0.1", "< 1 74 j1.a:1 1", "< 1 74 torn 1", "torn"),
     "an error": ("reader-1.1", "t0:8\n", "t0:8\n! 43 LockTimeoutError('...')\n", "error"),
     "a death that was no kill": ("driver", "kill producer-0.1", "died producer-0.1 -11", "error"),
 }  # fmt: skip
@@ -192,7 +294,8 @@ def test_the_judge_finds_nothing_in_a_clean_history() -> None:
     assert verdict.violations == []
     assert len(verdict.lost) == 1
     assert verdict.lost[0].startswith("p0.g:1000001 of producer-0, with consumer-0.1 ")
-    assert (verdict.deliveries, verdict.repairs, verdict.cut_off) == (7, 3, 2)
+    assert (verdict.deliveries, verdict.repairs, verdict.cut_off) == (7, 3, 3)
+    assert (verdict.claims, verdict.given_back, verdict.dead_letters) == (8, 5, 1)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -289,8 +392,8 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 @driver
 def test_kills_break_nothing() -> None:
-    """300 kills of producers, consumers, readers and a replacer: no hang, no loss that the contract
-    does not allow, no violation."""
+    """300 kills of producers, consumers, claimers, readers and a replacer: no hang, no loss that
+    the contract does not allow, no violation."""
     status, out, err = finish(start("--kills", "300", "--seed", "1"))
     assert status == 0, out + err
     assert "kills           300 " in out
@@ -469,10 +572,40 @@ def test_an_end_that_was_no_kill_is_a_violation(body: str, said: str) -> None:
             "Store.replace = lambda store, objects, version: store.add_many(objects)",
             "mixed",
         ),
+        (
+            """
+            claim = FIFO.claim
+            FIFO.claim = lambda queue, timeout, lease: claim(queue, timeout, 0.0001)
+            """,
+            "shared",
+        ),
+        (
+            """
+            from shmcache import Claim
+            Claim.done = Claim.release
+            """,
+            "duplicate",
+        ),
+        (
+            """
+            from shmcache import Claim
+            def popped(queue, timeout, lease):
+                taken = claim(queue, timeout, lease)
+                taken._core.end_claim(taken._token, 0)
+                return taken
+            claim, FIFO.claim = FIFO.claim, popped
+            Claim.done = lambda claim: None
+            """,
+            "loss",
+        ),
     ],
-    ids=["loss", "duplicate", "order", "stale", "mixed"],
+    ids=[
+        *("loss", "duplicate", "order", "stale", "mixed"),
+        *("claims that end", "done that does nothing", "claims that do not last"),
+    ],
 )
 def test_a_faulty_arena_is_found_out(fault: str, kind: str) -> None:
-    """An epoch on a queue that drops, repeats or reorders, a store that reads old values, or a
-    replace that leaves what was there, says so."""
+    """An epoch on a queue that drops, repeats or reorders, a store that reads old values, a replace
+    that leaves what was there, or claims that are taken away, come back when they were done, or
+    lose what they took, says so."""
     assert f"{kind} " in planted(fault)
