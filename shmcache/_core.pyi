@@ -36,9 +36,11 @@ _Entry = tuple[str, bytes] | tuple[str, bytes, bytes]
 # Key, payload, place in the queue.
 _Popped = tuple[str, bytes, int]
 
-# Record, its state, number.
 class Token:
     """A claim. Its end releases the claim, if nothing has ended that before."""
+
+    @property
+    def ended(self) -> bool: ...
 
 # Key, payload, claim, failures before it.
 _Claimed = tuple[str, bytes, Token, int]

@@ -45,7 +45,7 @@ class Claim(Generic[T]):
     (0, 0)
     """
 
-    __slots__ = ("_core", "_ended", "_token", "attempt", "item", "key")
+    __slots__ = ("_core", "_token", "attempt", "item", "key")
 
     key: str
     item: T
@@ -55,7 +55,6 @@ class Claim(Generic[T]):
     def __init__(self, core: Arena, key: str, item: T, token: Token, attempt: int) -> None:
         self._core = core
         self._token = token  # with its last reference a claim that has not ended is released
-        self._ended = False
         self.key = key
         self.item = item
         self.attempt = attempt
@@ -92,15 +91,11 @@ class Claim(Generic[T]):
         """
         if lease is not None and not lease > 0:
             raise ValueError(f"lease is seconds above 0, or None for no end, and not {lease!r}")
-        if self._ended or not self._core.renew(self._token, lease):
+        if self._token.ended or not self._core.renew(self._token, lease):
             raise ClaimLostError(f"the claim of {self.key!r} has ended: it cannot be renewed")
 
     def _end(self, how: int) -> bool:
-        if self._ended:
-            return True
-        ours = self._core.end_claim(self._token, how)
-        self._ended = True
-        return ours
+        return self._token.ended or self._core.end_claim(self._token, how)
 
     def __enter__(self) -> T:
         return self.item
@@ -119,5 +114,5 @@ class Claim(Generic[T]):
             self.release()
 
     def __repr__(self) -> str:
-        state = "ended" if self._ended else "in flight"
+        state = "ended" if self._token.ended else "in flight"
         return f"<Claim of {self.key!r}, attempt {self.attempt}, {state}>"

@@ -1570,7 +1570,7 @@ NB_MODULE(_core, m) {
       .def(nb::init<>())
       .def("__setitem__", &shmcache::NewTerms::set, nb::arg("version"), nb::arg("packed"))
       .def("__len__", &shmcache::NewTerms::size);
-  nb::class_<shmcache::Token>(m, "Token");
+  nb::class_<shmcache::Token>(m, "Token").def_ro("ended", &shmcache::Token::ended);
   nb::class_<Handle> arena(m, "Arena");
   arena.attr("get") = nb::steal(PyDescr_NewMethod(
       reinterpret_cast<PyTypeObject*>(arena.ptr()), &shmcache::get_definition));
