@@ -198,3 +198,17 @@ def test_references_are_counted() -> None:
     after = [sys.getrefcount(t) for t in types], sys.getallocatedblocks()
     assert after[0] == before[0]
     assert abs(after[1] - before[1]) < 50
+
+
+def test_shared_objects_share_the_texts_that_come_again() -> None:
+    """Of many objects that say the same short texts, those decoded to be shared have one str of
+    each; a text that came once is kept by nobody else."""
+    codec = MsgpackCodec()
+    data = [codec.encode({"phase": "Pending-shared", "name": f"unique-{n}"}) for n in range(50)]
+    objects = [codec.decode_shared(one) for one in data]
+    assert len({id(obj["phase"]) for obj in objects[2:]}) == 1
+    assert all(obj["phase"] == "Pending-shared" for obj in objects)
+    assert [obj["name"] for obj in objects] == [f"unique-{n}" for n in range(50)]
+    alone = {"name": "".join(["unique", "-", "x"])}
+    ours, nobody_elses = (sys.getrefcount(obj["name"]) for obj in (objects[7], alone))
+    assert ours == nobody_elses

@@ -12,7 +12,8 @@
 //     collector does not know, and are taken off its lists when they are complete (S6). S5 holds
 //     but for the callbacks of the collector, which may see a container being filled: read-only.
 //   - the keys of a million documents are a few hundred strings: those known from before are found
-//     by their bytes, with no allocation, no decoding and no hashing.
+//     by their bytes, with no allocation, no decoding and no hashing. Many short texts among the
+//     values are few too (phases, names of nodes, times): they are shared as well.
 //
 // REQUIRES: the GIL. No Python code runs in here (keys are hashed, but only those of built-in
 // types), so the static state is nobody else's meanwhile.
@@ -23,6 +24,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "seal.hpp"
@@ -55,6 +57,26 @@ inline PyObject* new_text(const char* data, size_t size) {
   return text;
 }
 
+constexpr size_t kLongest = 40;  // of what is shared
+
+inline uint64_t hash(const char* data, size_t size) {
+  uint64_t h = size;
+  for (; size >= 8; data += 8, size -= 8) {
+    uint64_t word;
+    std::memcpy(&word, data, 8);
+    h = (h ^ word) * 0x9e3779b97f4a7c15u;
+    h ^= h >> 32;
+  }
+  uint64_t rest = 0;
+  std::memcpy(&rest, data, size);
+  return (h ^ rest) * 0x9e3779b97f4a7c15u;
+}
+
+inline bool equals(PyObject* text, const char* data, size_t size) {
+  return static_cast<size_t>(PyUnicode_GET_LENGTH(text)) == size &&
+         std::memcmp(PyUnicode_1BYTE_DATA(text), data, size) == 0;
+}
+
 // Keys seen before, by a hash of their bytes; a newer one takes the place of an older. Interned, as
 // the keys of the msgpack library and the literals of the program are, so that a lookup by one of
 // those compares pointers.
@@ -63,11 +85,8 @@ class Keys {
   // A new reference, or null with an exception.
   PyObject* get(const char* data, size_t size) {
     if (size == 0 || size > kLongest) return new_text(data, size);
-    PyObject*& known = places_[hash(data, size) % kPlaces];
-    if (known != nullptr && static_cast<size_t>(PyUnicode_GET_LENGTH(known)) == size &&
-        std::memcmp(PyUnicode_1BYTE_DATA(known), data, size) == 0) {
-      return Py_NewRef(known);
-    }
+    PyObject*& known = places_[(hash(data, size) >> 40) % kPlaces];
+    if (known != nullptr && equals(known, data, size)) return Py_NewRef(known);
     PyObject* text = new_text(data, size);
     if (text == nullptr || !PyUnicode_IS_COMPACT_ASCII(text)) return text;
     PyUnicode_InternInPlace(&text);
@@ -79,26 +98,48 @@ class Keys {
   }
 
  private:
-  static constexpr size_t kPlaces = 1024, kLongest = 40;
-
-  static size_t hash(const char* data, size_t size) {
-    uint64_t h = size;
-    for (; size >= 8; data += 8, size -= 8) {
-      uint64_t word;
-      std::memcpy(&word, data, 8);
-      h = (h ^ word) * 0x9e3779b97f4a7c15u;
-      h ^= h >> 32;
-    }
-    uint64_t rest = 0;
-    std::memcpy(&rest, data, size);
-    h = (h ^ rest) * 0x9e3779b97f4a7c15u;
-    return static_cast<size_t>(h >> 40);
-  }
+  static constexpr size_t kPlaces = 1024;
 
   PyObject* places_[kPlaces] = {};
 };
 
 inline Keys keys;
+
+// Values seen before, of objects that stay: of those that are soon gone it is not worth it. Most texts come once: so a place is given to one that comes a second time
+// while none other of the same place has come, and a first time costs no more than a mark.
+class Values {
+ public:
+  // A new reference, or null with an exception.
+  PyObject* get(const char* data, size_t size) {
+    if (size == 0 || size > kLongest) return new_text(data, size);
+    const uint64_t h = hash(data, size);
+    Place& place = places_[(h >> 40) % kPlaces];
+    const auto mark = static_cast<uint32_t>(h);
+    if (place.known == mark && place.text != nullptr && equals(place.text, data, size)) {
+      return Py_NewRef(place.text);
+    }
+    PyObject* text = new_text(data, size);
+    if (std::exchange(place.came, mark) != mark || text == nullptr ||
+        !PyUnicode_IS_COMPACT_ASCII(text)) {
+      return text;
+    }
+    place.known = mark;
+    PyObject* old = std::exchange(place.text, Py_NewRef(text));
+    Py_XDECREF(old);
+    return text;
+  }
+
+ private:
+  static constexpr size_t kPlaces = 4096;
+
+  struct Place {
+    PyObject* text = nullptr;
+    uint32_t known = 0, came = 0;  // hashes: of `text`, and of the last that was new here
+  };
+  Place places_[kPlaces];
+};
+
+inline Values values;
 
 // --- bytes to objects ---------------------------------------------------------------------------
 
@@ -195,7 +236,8 @@ class Reader {
     if (short_ || size > left()) return nullptr;
     const char* data = reinterpret_cast<const char*>(at_);
     at_ += size;
-    return is_key ? keys.get(data, size) : new_text(data, size);
+    if (is_key) return keys.get(data, size);
+    return dict_ != nullptr ? values.get(data, size) : new_text(data, size);
   }
   PyObject* bytes(uint64_t size) {
     if (short_ || size > left()) return nullptr;
