@@ -130,7 +130,8 @@ def _shared(handlings: Iterable[Handling]) -> Iterator[Violation]:
     """Keys that two workers had at a time."""
     by_key: dict[str, list[Handling]] = defaultdict(list)
     for handling in handlings:
-        by_key[handling.key].append(handling)
+        if handling.begin < handling.until:  # else it was over before its worker knew of it
+            by_key[handling.key].append(handling)
     for of_key in by_key.values():
         of_key.sort(key=lambda handling: handling.begin)
         longest = of_key[0]

@@ -36,7 +36,7 @@ FIRST, SECOND = digest_of(payload.content(1)), digest_of(payload.content(2))
 # A small epoch in which all went well: producer-0.1 is killed in an add of two, of which the first
 # arrives; consumer-0.1 is killed in a pop, and p0.g goes down with it. claimer-0.1 is killed with
 # k1.0:3 in its hands, whose newer version is handled then; j1.b fails three times; the lease of
-# j1.d is over before its worker is.
+# j1.d is over before its worker is, and that of j1.f before its worker knows that it has it.
 CLEAN = {
     "producer-0.1": """\
 > 1 10 add p0.a:1
@@ -78,7 +78,7 @@ CLEAN = {
 < 5 81
 > 6 82 unjob j1.c
 < 6 83
-> 7 84 job j1.d:6
+> 7 84 job j1.d:6 j1.f:8
 < 7 85
 > 8 86 job j1.e:7
 """,
@@ -103,6 +103,10 @@ CLEAN = {
 < 5 9000201 j1.d:6 2
 > 6 9000210 done
 < 6 9000211 yes
+> 7 20000000 claim 4
+< 7 26000000 j1.f:8 1
+> 8 26000010 done
+< 8 26000020 no
 """,
     "claimer-2.1": """\
 > 1 91 claim 0
@@ -119,6 +123,10 @@ CLEAN = {
 < 6 5000001 j1.d:6 1
 > 7 9000300 done
 < 7 9000301 no
+> 8 25000000 claim 0
+< 8 25000010 j1.f:8 2
+> 9 27000000 done
+< 9 27000010 yes
 """,
     "consumer-0.1": """\
 > 1 13 pop 1
@@ -295,7 +303,7 @@ def test_the_judge_finds_nothing_in_a_clean_history() -> None:
     assert len(verdict.lost) == 1
     assert verdict.lost[0].startswith("p0.g:1000001 of producer-0, with consumer-0.1 ")
     assert (verdict.deliveries, verdict.repairs, verdict.cut_off) == (7, 3, 3)
-    assert (verdict.claims, verdict.given_back, verdict.dead_letters) == (8, 5, 1)
+    assert (verdict.claims, verdict.given_back, verdict.dead_letters) == (10, 6, 1)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
