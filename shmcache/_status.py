@@ -216,7 +216,7 @@ _EXCEPTIONS: dict[str, Callable[[str, Context], Exception]] = {
     "miss": _internal,
     "interrupted": _internal,
     "empty": lambda name, c: queue.Empty(),
-    "shut_down": lambda name, c: ShutDown(f"FIFO {name!r} was shut down and is empty"),
+    "shut_down": lambda name, c: ShutDown(f"{c['kind']} {name!r} was shut down and is empty"),
     "exists": lambda name, c: ArenaExistsError(
         f"arena {name!r} exists: attach to it, use open(), or shmcache.unlink({name!r}) first"
     ),

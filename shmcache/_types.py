@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 __all__ = [
     "ArenaInfo",
     "DeadLetter",
+    "Delayed",
     "Event",
     "InFlight",
     "ListOptions",
@@ -171,9 +172,9 @@ class Stats:
     read_misses: int
     """Those of them that had to decode."""
     in_flight: int
-    """Items of a FIFO that are claimed."""
+    """Items of a FIFO that are claimed, keys of a WorkQueue that a worker has."""
     dead_letters: int
-    """Items of a FIFO whose last permitted claim has failed."""
+    """Items of a FIFO or keys of a WorkQueue that have failed as often as they may."""
     delayed: int
     """Keys of a WorkQueue that wait for their time."""
     oldest_age: float | None
@@ -225,6 +226,17 @@ class DeadLetter(Generic[T]):
     key: str
     item: T
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """A key of a WorkQueue that waits for its time."""
+
+    key: str
+    seconds: float
+    """Until it is queued; 0.0 if that is due."""
+    failures: int
+    """How often it has failed since it was forgotten."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from typing import Generic, TypeVar
 from shmcache._core import Arena, Token
 from shmcache._errors import ClaimLostError
 
-__all__ = ["Claim"]
+__all__ = ["DONE", "FAILED", "RELEASED", "Claim", "checked_lease"]
 
 T = TypeVar("T")
 
-_DONE, _FAILED, _RELEASED = range(3)  # Arena::End
+DONE, FAILED, RELEASED = range(3)  # Arena::End
 
 
 class Claim(Generic[T]):
@@ -66,7 +66,7 @@ class Claim(Generic[T]):
         Raises :class:`~shmcache.ClaimLostError` if the claim was taken away before. After an end
         of any kind it does nothing.
         """
-        if not self._end(_DONE):
+        if not self._end(DONE):
             raise ClaimLostError(
                 f"the claim of {self.key!r} is not this process's any more: its lease has run out, "
                 "or its handle was closed, or this is a forked child. The item went back to the "
@@ -77,11 +77,11 @@ class Claim(Generic[T]):
         """The work has failed: the item goes back to its place, with one attempt more, or, after
         ``max_attempts``, to the dead letters. Nothing, if the claim was taken away or has ended.
         """
-        self._end(_FAILED)
+        self._end(FAILED)
 
     def release(self) -> None:
         """Give the item back as it was. Nothing, if the claim was taken away or has ended."""
-        self._end(_RELEASED)
+        self._end(RELEASED)
 
     def renew(self, lease: float | None) -> None:
         """Hold the claim for ``lease`` seconds from now, None for as long as this process lives.
@@ -89,8 +89,7 @@ class Claim(Generic[T]):
         Raises :class:`~shmcache.ClaimLostError` if it was taken away, or has ended, and
         ``ValueError`` if ``lease`` is not above 0.
         """
-        if lease is not None and not lease > 0:
-            raise ValueError(f"lease is seconds above 0, or None for no end, and not {lease!r}")
+        lease = checked_lease(lease)
         if self._token.ended or not self._core.renew(self._token, lease):
             raise ClaimLostError(f"the claim of {self.key!r} has ended: it cannot be renewed")
 
@@ -116,3 +115,10 @@ class Claim(Generic[T]):
     def __repr__(self) -> str:
         state = "ended" if self._token.ended else "in flight"
         return f"<Claim of {self.key!r}, attempt {self.attempt}, {state}>"
+
+
+def checked_lease(lease: float | None) -> float | None:
+    """``lease``, if it is one; ValueError if not."""
+    if lease is not None and not lease > 0:
+        raise ValueError(f"lease is seconds above 0, or None for no end, and not {lease!r}")
+    return lease

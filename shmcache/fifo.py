@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from shmcache._errors import CodecError
+from shmcache._handle import _at_least_zero, _attempts, _checked
 from shmcache._ports import Codec, KeyFunc
 from shmcache._types import DeadLetter, InFlight
-from shmcache.claims import Claim
+from shmcache.claims import Claim, checked_lease
 from shmcache.keys import meta_namespace_key_func
-from shmcache.store import Store, _at_least_zero, _checked
+from shmcache.store import Store
 
 if TYPE_CHECKING:
     import asyncio
@@ -286,8 +287,7 @@ class FIFO(Store):
         client-go has nothing of the kind: its ``Pop`` leaves what a dead consumer had to the next
         list.
         """
-        if lease is not None and not lease > 0:
-            raise ValueError(f"lease is seconds above 0, or None for no end, and not {lease!r}")
+        lease = checked_lease(lease)
         hand: builtins.list[_Claimed] = []
         decoding: _Claimed | None = None
         try:
@@ -369,19 +369,6 @@ class FIFO(Store):
             f"its {len(data)} bytes are in .obj: {cause!r}",
             data,
         )
-
-
-def _attempts(max_attempts: int) -> int:
-    if isinstance(max_attempts, bool) or not isinstance(max_attempts, int):
-        raise TypeError(f"max_attempts is an int, not {max_attempts!r}")
-    if not 0 <= max_attempts <= _MOST_ATTEMPTS:
-        raise ValueError(
-            f"max_attempts is 0 (no limit) to {_MOST_ATTEMPTS}, and not {max_attempts}"
-        )
-    return max_attempts
-
-
-_MOST_ATTEMPTS = 65_535
 
 
 def _retrieve(waiter: asyncio.Future[object]) -> None:

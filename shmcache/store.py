@@ -3,8 +3,8 @@
 A handle is cheap to read through from any thread and any process: it pickles (and attaches again
 where it is unpickled) and survives ``fork``. The work is done by the core (``_core``); here are
 keys, codecs and the shapes that Python expects. It is one class with one job, and long because
-of its docstrings. May import: ``_arena``, ``_core``, ``_errors``, ``_objects``, ``_ports``,
-``_resource_version``, ``_types``, ``codecs``, ``keys``.
+of its docstrings. May import: ``_arena``, ``_core``, ``_errors``, ``_handle``, ``_objects``,
+``_ports``, ``_resource_version``, ``_types``, ``codecs``, ``keys``.
 """
 
 from __future__ import annotations
@@ -17,16 +17,11 @@ from typing import Any, ClassVar, Self
 
 from shmcache import _arena, _objects
 from shmcache._core import MAX_KEY_SIZE, Arena
-from shmcache._errors import (
-    ArenaNotFoundError,
-    ClosedError,
-    CodecError,
-    CorruptArenaError,
-    KeyFuncError,
-)
+from shmcache._errors import CodecError, KeyFuncError
+from shmcache._handle import _FOREVER, Handle, _at_least_zero, _checked
 from shmcache._ports import Codec, KeyFunc
 from shmcache._resource_version import at_least, is_comparable
-from shmcache._types import ReflectorStats, ReflectorStatus, Stats, WorkerInfo
+from shmcache._types import ReflectorStats, ReflectorStatus
 from shmcache.codecs.msgpack import MsgpackCodec
 from shmcache.keys import meta_namespace_key_func
 
@@ -40,10 +35,8 @@ _REFLECTOR_STATES = ("", "listing", "watching", "waiting", "stopped")
 _FIRST_LOOK_SECONDS = 0.001
 _LOOK_SECONDS = 0.5
 
-_FOREVER = 1e9  # seconds: what the core takes for no limit
 
-
-class Store(Mapping[str, Any]):
+class Store(Handle, Mapping[str, Any]):
     """A keyed store in shared memory: written by few, read by any number of processes.
 
     Make one with :meth:`create`, :meth:`attach` or :meth:`open`. As a mapping it maps keys to
@@ -67,17 +60,9 @@ class Store(Mapping[str, Any]):
 
     _kind: ClassVar[str] = "Store"
 
-    _core: Arena
-    _name: str
     _codec: Codec
     _key_func: KeyFunc
-    _opening: _arena.Opening
-    _options: dict[str, Any]
-    _identity: tuple[int, int]
     _reflector_name = ""
-
-    def __init__(self) -> None:
-        raise TypeError(f"use {type(self).__name__}.create(), .attach() or .open()")
 
     # --- life cycle -----------------------------------------------------------------------------
 
@@ -111,9 +96,6 @@ class Store(Mapping[str, Any]):
         self._create(name, capacity)
         return self
 
-    def _create(self, name: str | None, capacity: int | str) -> None:
-        self._use(*self._opening.create(name, _arena.parse_size(capacity)))
-
     @classmethod
     def attach(
         cls,
@@ -137,11 +119,11 @@ class Store(Mapping[str, Any]):
         (another kind, codec or layout, or not an arena), :class:`~shmcache.ArenaPermissionError`.
         """
         self = cls._prepare(writable, key_func, codec, cache, lock_timeout, owner=owner)
-        self._use(self._opening.attach(name, bool(writable), _at_least_zero(timeout)), name)
+        self._attach(name, writable, timeout)
         return self
 
     def _use(self, core: Arena, name: str) -> None:
-        self._core, self._name, self._identity = core, name, core.identity
+        super()._use(core, name)
         if type(self).get_by_key is Store.get_by_key:
             # The native method stands in for ours: it spares the hottest read a Python frame.
             self.__dict__["get_by_key"] = core.get
@@ -166,9 +148,6 @@ class Store(Mapping[str, Any]):
         self = cls._prepare(True, key_func, codec, cache, lock_timeout, mode=mode, owner=owner)
         self._open(name, capacity)
         return self
-
-    def _open(self, name: str, capacity: int | str) -> None:
-        self._use(self._opening.open(name, _arena.parse_size(capacity)), name)
 
     @classmethod
     def _prepare(
@@ -220,50 +199,6 @@ class Store(Mapping[str, Any]):
             max_attempts=max_attempts,
         )
         return self
-
-    def close(self) -> None:
-        """Let go of this handle. The arena and the handles of others stay. Idempotent."""
-        self._core.close()
-
-    def unlink(self) -> None:
-        """Remove the name of this arena; who is attached goes on. Idempotent.
-
-        An arena that has meanwhile taken the same name is left alone.
-        """
-        if _arena.identity(self._name) == self._identity:
-            with contextlib.suppress(ArenaNotFoundError):  # somebody else was quicker
-                _arena.unlink(self._name)
-
-    @property
-    def name(self) -> str:
-        """The name that other processes attach by."""
-        return self._name
-
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._core.closed
-
-    @property
-    def writable(self) -> bool:
-        """Whether this handle may write."""
-        return self._core.writable
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def __reduce__(self) -> Any:
-        return _attach_again, (type(self), self._name, self._identity, self._options)
-
-    def __repr__(self) -> str:
-        try:
-            state = f"{len(self)} entries"
-        except (ClosedError, CorruptArenaError) as error:
-            state = "closed" if self.closed else str(error)
-        return f"<{type(self).__name__} {self._name!r}: {state}>"
 
     # A handle is itself, not its content: comparing two means asking whether they are the same.
     __eq__ = object.__eq__
@@ -555,37 +490,6 @@ class Store(Mapping[str, Any]):
             stats.last_error,
         )
 
-    # --- looking inside -------------------------------------------------------------------------
-
-    def stats(self) -> Stats:
-        """Figures of the arena and of this handle. Takes no lock and waits for nobody."""
-        return Stats(
-            name=self._name,
-            kind=self._kind,
-            attached=_arena.count_attached(*self._identity),
-            **self._core.stats(),
-        )
-
-    def workers(self) -> builtins.list[WorkerInfo]:
-        """The living handles that have written or popped, in whatever processes.
-
-        >>> import os, shmcache
-        >>> with shmcache.FIFO.create(capacity="1MiB") as fifo:
-        ...     fifo.add({"metadata": {"name": "web-0"}})
-        ...     _ = fifo.pop()
-        ...     [(worker.pid == os.getpid(), worker.pops) for worker in fifo.workers()]
-        ...     fifo.unlink()
-        [(True, 1)]
-        """
-        return [WorkerInfo(pid, pops) for pid, pops in self._core.workers()]
-
-    def check(self) -> builtins.list[str]:
-        """Walk the whole arena; the invariants that do not hold, ``[]`` when it is whole.
-
-        Writers wait meanwhile; for tests and for doubts.
-        """
-        return self._core.check()
-
     # --- keys and bytes -------------------------------------------------------------------------
 
     def _key(self, obj: Any) -> str:
@@ -707,18 +611,6 @@ def as_version(resource_version: str) -> str:
     return resource_version
 
 
-def _attach_again(
-    cls: type[Store], name: str, identity: tuple[int, int], options: dict[str, Any]
-) -> Store:
-    store = cls.attach(name, **options)
-    if store._identity != identity:
-        store.close()
-        raise ArenaNotFoundError(
-            f"the arena {name!r} of this handle is gone, and another has taken its name"
-        )
-    return store
-
-
 def _shared_decoder(codec: Codec) -> Any:
     """The function that gives objects for all readers; None if the bytes are the objects."""
     decode = getattr(codec, "decode_shared", codec.decode)
@@ -739,15 +631,3 @@ def _shared_decoder(codec: Codec) -> Any:
 
 def _nanoseconds(seconds: float | None) -> int:
     return 0 if seconds is None else max(int(seconds * 1e9), 1)
-
-
-def _at_least_zero(seconds: float, what: str = "timeout") -> float:
-    if not isinstance(seconds, (int, float)):
-        raise TypeError(f"{what} is a number of seconds, not {seconds!r}")
-    if not seconds >= 0:  # also NaN
-        raise ValueError(f"{what} must not be negative, and it is {seconds}")
-    return min(seconds, _FOREVER)
-
-
-def _checked(timeout: float | None) -> float | None:
-    return None if timeout is None else _at_least_zero(timeout)

@@ -4,25 +4,27 @@ They are there when you ask for them, in the conftest.py at the top of your test
 
     pytest_plugins = ["shmcache.testing"]
 
-====================  =====================================================================
-fixture               what it is
-====================  =====================================================================
-``shmcache_name``     a function: ``shmcache_name("pods")`` is a name that no other test, test
-                      process or earlier run has; what has it at the end is removed, whoever
-                      made it, also processes that were killed
-``shmcache_store``    an empty Store of 16 MiB
-``shmcache_fifo``     an empty FIFO of 16 MiB
-``shmcache_source``   an empty :class:`~shmcache.sources.memory.MemorySource`: what the server
-                      has, and how it fails, is what the test says
-``shmcache_mirror``   a :class:`Mirror`: a running reflector from that source to that store
-====================  =====================================================================
+======================  =====================================================================
+fixture                 what it is
+======================  =====================================================================
+``shmcache_name``       a function: ``shmcache_name("pods")`` is a name that no other test, test
+                        process or earlier run has; what has it at the end is removed, whoever
+                        made it, also processes that were killed
+``shmcache_store``      an empty Store of 16 MiB
+``shmcache_fifo``       an empty FIFO of 16 MiB
+``shmcache_workqueue``  an empty WorkQueue of 16 MiB
+``shmcache_source``     an empty :class:`~shmcache.sources.memory.MemorySource`: what the server
+                        has, and how it fails, is what the test says
+``shmcache_mirror``     a :class:`Mirror`: a running reflector from that source to that store
+======================  =====================================================================
 
 To have an Indexer mirrored, or a source that is not empty, define a fixture of the same name, as
 pytest lets you. A test whose process makes an arena and leaves it behind ends with an error that
 names the arena, which is then removed; give the arenas that other processes make names of
 ``shmcache_name``. All of it works under pytest-xdist.
 
-May import: ``_arena``, ``_errors``, ``fifo``, ``keys``, ``reflector``, ``sources``, ``store``.
+May import: ``_arena``, ``_errors``, ``fifo``, ``keys``, ``reflector``, ``sources``, ``store``,
+``workqueue``.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from shmcache.keys import meta_namespace_key_func
 from shmcache.reflector import Reflector
 from shmcache.sources.memory import MemorySource
 from shmcache.store import Store
+from shmcache.workqueue import WorkQueue
 
 __all__ = [
     "Mirror",
@@ -51,6 +54,7 @@ __all__ = [
     "shmcache_name",
     "shmcache_source",
     "shmcache_store",
+    "shmcache_workqueue",
 ]
 
 _CAPACITY = "16MiB"
@@ -123,6 +127,13 @@ def shmcache_fifo(shmcache_name: Callable[[str], str]) -> Iterator[FIFO]:
     """An empty FIFO of 16 MiB."""
     with FIFO.create(shmcache_name("fifo"), capacity=_CAPACITY) as fifo:
         yield fifo
+
+
+@pytest.fixture
+def shmcache_workqueue(shmcache_name: Callable[[str], str]) -> Iterator[WorkQueue]:
+    """An empty WorkQueue of 16 MiB."""
+    with WorkQueue.create(shmcache_name("workqueue"), capacity=_CAPACITY) as queue:
+        yield queue
 
 
 @pytest.fixture

@@ -861,7 +861,7 @@ def test_only_a_queue_holds_anything_back(command: str, pods: Indexer, run: Run)
     """Of another kind of arena there are neither claims nor dead letters: wrong usage."""
     status, out, err = run(command, pods.name)
     assert (status, out) == (2, "")
-    assert "only a FIFO has" in err
+    assert "only a FIFO or a WorkQueue has" in err
     assert f"arena '{pods.name}' is of the kind Indexer" in err
 
 

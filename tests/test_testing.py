@@ -67,8 +67,10 @@ def test_a_mirror_has_what_the_source_has(user: pytest.Pytester) -> None:
             shmcache_mirror.settle()
             assert sorted(shmcache_store) == ["default/a", "default/c"]
 
-        def test_each_test_has_its_own(shmcache_mirror, shmcache_fifo):
+        def test_each_test_has_its_own(shmcache_mirror, shmcache_fifo, shmcache_workqueue):
             assert len(shmcache_mirror.store) == 0
+            shmcache_workqueue.add("a")
+            assert shmcache_workqueue.get(0) == "a"
             shmcache_fifo.add(pod("a"))
             assert shmcache_fifo.pop(0) == pod("a")
         """,

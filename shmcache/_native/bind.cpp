@@ -260,6 +260,11 @@ class Handle {
     return arena_->segment().writable();
   }
 
+  uint64_t max_attempts() {
+    Use use(*this);
+    return arena_->segment().header().max_attempts;
+  }
+
   nb::tuple identity() {
     if (closed()) fail(Status::kClosed, name_, nb::dict());
     return nb::make_tuple(arena_->segment().device(), arena_->segment().inode());
@@ -901,6 +906,7 @@ class Handle {
     context["lock_timeout"] = lock_timeout_;
     if (arena_) {
       Segment& segment = arena_->segment();
+      context["kind"] = kind_name(segment.kind());
       context["capacity"] = segment.capacity();
       context["committed"] = segment.committed();
       context["pid"] =
@@ -1588,6 +1594,7 @@ NB_MODULE(_core, m) {
       .def_prop_ro("closed", &Handle::closed)
       .def_prop_ro("writable", &Handle::writable)
       .def_prop_ro("identity", &Handle::identity)
+      .def_prop_ro("max_attempts", &Handle::max_attempts)
       .def("add", &Handle::add, nb::arg("key").none(), nb::arg("data"), nb::arg("if_absent") = false,
            nb::arg("terms") = nb::bytes("", 0), nb::arg("indexes") = 0)
       .def("add_many", &Handle::add_many, nb::arg("entries"), nb::arg("indexes") = 0)
@@ -1620,10 +1627,10 @@ NB_MODULE(_core, m) {
       .def("end_claim", &Handle::end_claim, nb::arg("claim"), nb::arg("how"))
       .def("renew", &Handle::renew, nb::arg("claim"), nb::arg("lease").none())
       .def("held", &Handle::held, nb::arg("dead"))
-      .def("enqueue", &Handle::enqueue, nb::arg("key"), nb::arg("delay"))
-      .def("count_failure", &Handle::count_failure, nb::arg("key"))
-      .def("failures", &Handle::failures, nb::arg("key"))
-      .def("forget", &Handle::forget, nb::arg("key"))
+      .def("enqueue", &Handle::enqueue, nb::arg("key").none(), nb::arg("delay"))
+      .def("count_failure", &Handle::count_failure, nb::arg("key").none())
+      .def("failures", &Handle::failures, nb::arg("key").none())
+      .def("forget", &Handle::forget, nb::arg("key").none())
       .def("take_token", &Handle::take_token, nb::arg("rate"), nb::arg("burst"))
       .def("delayed", &Handle::delayed)
       .def("idle", &Handle::idle)

@@ -151,23 +151,21 @@ Status Arena::fail_locked(RecordNo held, bool counted) {
   if (ticket == nullptr) return Status::kCorrupt;
   const uint64_t claim = ticket->claim.load(relaxed);
   uint64_t word = ticket->failures.load(relaxed);
+  RecordNo newer, parked;
+  if (Status s = table_.locate_like(held, Table::Sought::kLive, newer); s != Status::kOk) return s;
+  if (Status s = table_.locate_like(held, Table::Sought::kParked, parked); s != Status::kOk) return s;
   if (counted && word >> 16 != (claim & ~uint64_t{0} >> 16)) {
-    RecordNo parked;  // counts too, in a work queue
-    if (Status s = table_.locate_like(held, Table::Sought::kParked, parked); s != Status::kOk) {
-      return s;
+    for (RecordNo other : {newer, parked}) {  // in a work queue they count too
+      if (other == kNoRecord) continue;
+      if (Status s = bequeath(other, held); s != Status::kOk) return s;
     }
-    if (parked != kNoRecord) {
-      if (Status s = bequeath(parked, held); s != Status::kOk) return s;
-      word = ticket->failures.load(relaxed);
-    }
+    word = ticket->failures.load(relaxed);
     word = claim << 16 | std::min((word & kFailuresMask) + 1, kFailuresMask);
     ticket->failures.store(word, relaxed);
   }
   const uint64_t most = segment_->header().max_attempts;
-  const bool spent = most != 0 && (word & kFailuresMask) >= most;
+  const bool spent = counted && most != 0 && (word & kFailuresMask) >= most;
   const bool cancelled = is_cancelled(*ticket);
-  RecordNo newer;
-  if (Status s = table_.locate_like(held, Table::Sought::kLive, newer); s != Status::kOk) return s;
   if (Status s = queue_.unlink(queue_.in_flight(), held); s != Status::kOk) return s;
   if (newer != kNoRecord) {
     Ticket* its = table_.ticket(newer);
@@ -184,7 +182,7 @@ Status Arena::fail_locked(RecordNo held, bool counted) {
     return queue_.push_in_order(newer);
   }
   if (cancelled) return table_.erase(held);
-  if (counted && spent) {
+  if (spent) {
     RecordNo older;
     if (Status s = table_.locate_like(held, Table::Sought::kDead, older); s != Status::kOk) return s;
     if (older != kNoRecord) {  // one of a key: its version is the older one

@@ -26,11 +26,12 @@ __all__ = [
     "files",
     "near",
     "open_arena",
+    "open_store",
     "unknown",
     "user_name",
 ]
 
-KINDS = ("Store", "Indexer", "FIFO")
+KINDS = ("Store", "Indexer", "FIFO", "WorkQueue")
 
 UNFINISHED = {
     "busy": "another process is creating it",
@@ -82,7 +83,23 @@ def _user(text: str) -> int:
         raise argparse.ArgumentTypeError(f"there is no user {text!r} on this machine") from None
 
 
-def open_arena(name: str, owner: int | None, *, writable: bool = False) -> shmcache.Store:
+def open_store(name: str, owner: int | None, does: str) -> shmcache.Store:
+    """As :func:`open_arena`, for a command that ``does`` something with objects; a Failure if there
+    are none in it."""
+    arena = open_arena(name, owner)
+    if isinstance(arena, shmcache.WorkQueue):
+        arena.close()
+        raise Failure(
+            f"arena {name!r} is a WorkQueue, which has keys and no objects to {does}: "
+            f"shmcache list {name} has what it has",
+            2,
+        )
+    return arena
+
+
+def open_arena(
+    name: str, owner: int | None, *, writable: bool = False
+) -> shmcache.Store | shmcache.WorkQueue:
     """A handle of ``name``, which is of any kind and codec."""
     try:
         return shmcache.attach(name, owner=owner, writable=writable)

@@ -205,8 +205,8 @@ def _of_rates(name: str) -> Callable[[Sample], float | None]:
 # In the order of the screen. 80 characters have room for ranks 0 to 7.
 COLUMNS = (
     Column("name", "NAME", 18, 0, lambda s: s.name, _word, "the arena"),
-    Column("kind", "KIND", 7, 8, lambda s: s.kind, _word, "Store, Indexer or FIFO"),
-    Column("entries", "ENTRIES", 7, 1, _of_stats("entries"), count, "entries; of a FIFO, waiting"),
+    Column("kind", "KIND", 9, 8, lambda s: s.kind, _word, "Store, Indexer, FIFO, WorkQueue"),
+    Column("entries", "ENTRIES", 7, 1, _of_stats("entries"), count, "entries; of a queue, waiting"),
     Column("used", "USED", 5, 9, _of_stats("used_bytes"), size, "bytes of keys and payloads"),
     Column("memory", "MEMORY", 6, 13, _of_stats("committed_bytes"), size, "memory that it takes"),
     Column("capacity", "MAX", 5, 14, _of_stats("capacity_bytes"), size, "memory it may take"),

@@ -43,7 +43,10 @@ def _figures(sample: Sample) -> list[Line]:
     ]
     if sample.queued is not None:
         lines.append(f"waiting {sample.queued:,}   the oldest for {age(stats.oldest_age)}")
-        lines.append(f"in flight {stats.in_flight:,}   dead letters {stats.dead_letters:,}")
+        delayed = f"delayed {stats.delayed:,}   " if stats.kind == "WorkQueue" else ""
+        lines.append(
+            f"{delayed}in flight {stats.in_flight:,}   dead letters {stats.dead_letters:,}"
+        )
     lines += ["", f"{'':<14}{'now/s':>8}{'mean/s':>8}{'in all':>18}"]
     for title, field in _COUNTS[: len(_COUNTS) if sample.queued is not None else -1]:
         now, mean = getattr(sample.rates, field), getattr(sample.means, field)

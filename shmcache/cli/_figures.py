@@ -27,38 +27,44 @@ Section = tuple[str, list[tuple[str, str]]]
 _OF_A_HANDLE = ("hits", "misses", "cached_bytes")
 
 
-def figures(store: shmcache.Store, owner: int | None) -> Figures:
+def figures(arena: shmcache.Store | shmcache.WorkQueue, owner: int | None) -> Figures:
     """Every figure of the arena, by the names that JSON has them under. ``owner``: of
     :meth:`~shmcache.Store.attach`.
 
-    What is only true of the handle ``store`` is left out, and it is not counted as attached.
+    What is only true of the handle ``arena`` is left out, and it is not counted as attached.
     """
-    found = dataclasses.asdict(store.stats())
+    found = dataclasses.asdict(arena.stats())
     for name in _OF_A_HANDLE:
         del found[name]
     found["attached"] -= 1
-    info = next((info for info in shmcache.list_arenas() if info.name == store.name), None)
-    status = store.reflector_status()
-    return found | {
-        "workers": _workers(store, owner),
-        "processes": [dataclasses.asdict(process) for process in attached_processes(store.name)],
+    info = next((info for info in shmcache.list_arenas() if info.name == arena.name), None)
+    found |= {
+        "workers": _workers(arena, owner),
+        "processes": [dataclasses.asdict(process) for process in attached_processes(arena.name)],
         "owner": info and user_name(info.owner_uid),
         "mode": info and f"{info.mode:04o}",
         "codec": info and info.codec,
         "allocated_bytes": info and info.allocated_bytes,
-        "resource_version": store.resource_version,
-        "has_synced": store.has_synced,
-        "index_names": list(store.get_indexers()) if isinstance(store, shmcache.Indexer) else [],
+    }
+    if isinstance(arena, shmcache.WorkQueue):
+        return found | {"shutting_down": arena.shutting_down}
+    status = arena.reflector_status()
+    return found | {
+        "resource_version": arena.resource_version,
+        "has_synced": arena.has_synced,
+        "index_names": list(arena.get_indexers()) if isinstance(arena, shmcache.Indexer) else [],
         "reflector": {"freshness": freshness(status)} | dataclasses.asdict(status),
     }
 
 
-def _workers(store: shmcache.Store, owner: int | None) -> list[dict[str, int | None]]:
+def _workers(
+    arena: shmcache.Store | shmcache.WorkQueue, owner: int | None
+) -> list[dict[str, int | None]]:
     """By process, all its handles together."""
     pops: Counter[int] = Counter()
-    for worker in store.workers():
+    for worker in arena.workers():
         pops[worker.pid] += worker.pops
-    in_flight = in_flight_by_process(store, owner)
+    in_flight = in_flight_by_process(arena, owner)
     return [
         {"pid": pid, "pops": count, "in_flight": None if in_flight is None else in_flight[pid]}
         for pid, count in sorted(pops.items())
@@ -73,6 +79,7 @@ def sections(f: Figures) -> Iterator[Section]:
         f"{f['name']}  {f['kind']}",
         [
             ("entries", number(f["entries"]) + _waiting(f)),
+            *([("shut down", "yes: adds do nothing")] if f.get("shutting_down") else []),
             ("codec", f["codec"] or "-"),
             ("made", f"{duration(time.time() - created)} ago ({made})"),
             ("owner", f"{f['owner'] or '-'}, mode {f['mode'] or '-'}"),
@@ -95,6 +102,8 @@ def sections(f: Figures) -> Iterator[Section]:
         ],
     )
     yield "since it was made", list(_history(f))
+    if f["kind"] == "WorkQueue":
+        return
     if f["kind"] == "Indexer":
         yield (
             "indexes",
@@ -126,8 +135,10 @@ def _processes(f: Figures) -> Iterator[tuple[str, str]]:
 def _history(f: Figures) -> Iterator[tuple[str, str]]:
     yield "version", number(f["version"])
     yield from ((counter, number(f[counter])) for counter in ("writes", "deletes"))
-    if f["kind"] == "FIFO":
+    if f["kind"] in ("FIFO", "WorkQueue"):
         yield "pops", number(f["pops"])
+        if f["kind"] == "WorkQueue":
+            yield "delayed", number(f["delayed"])
         yield "in flight", number(f["in_flight"])
         yield "dead letters", number(f["dead_letters"])
     yield "reads", f"{number(f['reads'])}, of which {number(f['read_misses'])} had to decode"

@@ -4,7 +4,7 @@ A look opens each arena anew and closes it again. So nothing is held between two
 that its owner unlinked goes, none counts as in use because somebody watches it, and one that was
 made again under the same name is told from the old one by its time of creation.
 
-May import: the public names of ``shmcache``, ``cli._arenas``, ``cli._held``,
+May import: the public names of ``shmcache``, ``cli._arenas``, ``cli._freshness``, ``cli._held``,
 ``cli._processes``.
 """
 
@@ -18,10 +18,13 @@ from dataclasses import dataclass, replace
 import shmcache
 from shmcache import ArenaInfo, InvalidNameError, ReflectorStatus, ShmCacheError, Stats, WorkerInfo
 from shmcache.cli._arenas import KINDS, UNFINISHED, user_name
+from shmcache.cli._freshness import reflector_of
 from shmcache.cli._held import in_flight_by_process
 from shmcache.cli._processes import command_line
 
 __all__ = ["Look", "Rates", "Sample", "Sampler", "Worker", "compare", "per_second", "short_command"]
+
+_QUEUES = ("FIFO", "WorkQueue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Look:
     workers: tuple[WorkerInfo, ...] = ()
     """One for each handle: a process may have several."""
     in_flight: Mapping[int, int] | None = None
-    """Items of a FIFO that each process has claimed; None where nothing is known."""
+    """Items of a queue that each process has claimed; None where nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Worker:
     pops_per_second: float | None
     mean_pops_per_second: float | None
     in_flight: int | None
-    """Items that it has claimed; None of what is no FIFO."""
+    """Items that it has claimed; None of what is no queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class Sample:
     stats: Stats | None
     """The totals. ``attached`` is without the handle that looked."""
     queued: int | None
-    """Items that wait in a FIFO; None of other kinds."""
+    """Items that wait in a FIFO or WorkQueue; None of other kinds."""
     rates: Rates
     """Since the look before."""
     means: Rates
@@ -152,7 +155,7 @@ def compare(look: Look, before: Look | None, first: Look | None) -> Sample:
         owner=look.owner,
         problem=look.problem,
         stats=stats,
-        queued=stats.entries if stats is not None and stats.kind == "FIFO" else None,
+        queued=stats.entries if stats is not None and stats.kind in _QUEUES else None,
         rates=_rates(before, look),
         means=_rates(first, look),
         workers=_workers(look, before, first),
@@ -260,7 +263,7 @@ def _look(name: str, info: ArenaInfo | None) -> Look:
             return replace(found, problem=UNFINISHED[info.kind])
     try:
         with shmcache.attach(name) as arena:
-            stats, workers, reflector = arena.stats(), arena.workers(), arena.reflector_status()
+            stats, workers, reflector = arena.stats(), arena.workers(), reflector_of(arena)
             in_flight = in_flight_by_process(arena)
     except InvalidNameError:
         raise
@@ -271,7 +274,7 @@ def _look(name: str, info: ArenaInfo | None) -> Look:
         kind=stats.kind,
         taken=time.monotonic(),
         stats=replace(stats, attached=max(stats.attached - 1, 0)),
-        reflector=reflector if reflector.name else None,
+        reflector=reflector if reflector and reflector.name else None,
         workers=tuple(workers),
         in_flight=in_flight,
     )

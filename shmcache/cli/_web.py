@@ -257,7 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _keys(name: str, search: str) -> dict[str, Any]:
     """The first keys that have ``search`` in them, and how many have."""
     with shmcache.attach(name) as arena:
-        keys = arena.list_keys()
+        keys = arena.queued() if isinstance(arena, shmcache.WorkQueue) else arena.list_keys()
     needle = search.casefold()
     matching = [key for key in keys if needle in key.casefold()] if needle else keys
     return {
@@ -270,6 +270,8 @@ def _keys(name: str, search: str) -> dict[str, Any]:
 def _entry(name: str, key: str) -> dict[str, Any]:
     """One object, for people."""
     with shmcache.attach(name) as arena:
+        if isinstance(arena, shmcache.WorkQueue):
+            return {"key": key, "bytes": 0, "text": "a WorkQueue has keys, and no objects"}
         data = arena.get_raw(key)
         if data is None:
             raise _Refusal(HTTPStatus.NOT_FOUND, f"{key!r} is gone")

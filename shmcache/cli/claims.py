@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-import shmcache
 from shmcache.cli._arenas import add_name
 from shmcache.cli._held import open_queue, readable
 from shmcache.cli._json import preview
@@ -53,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     """List what is in flight."""
     selection = Selection.of(options)
     with open_queue(options.name, options.owner, "items in flight") as queue:
-        claims = readable(queue, options.owner, shmcache.FIFO.in_flight)
+        claims = readable(queue, options.owner, lambda queue: queue.in_flight())
     records = [
         {
             "key": claim.key,

@@ -61,7 +61,7 @@ def complete_dead(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> lis
     """The keys that a shell offers."""
     try:
         with open_queue(parsed_args.name, parsed_args.owner, "dead letters") as queue:
-            letters = readable(queue, parsed_args.owner, shmcache.FIFO.dead_letters)
+            letters = readable(queue, parsed_args.owner, lambda queue: queue.dead_letters())
     except (Failure, shmcache.ShmCacheError, OSError):
         return []
     return [letter.key for letter in letters if letter.key.startswith(prefix)]
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     with open_queue(
         options.name, options.owner, "dead letters", writable=keys is not None
     ) as queue:
-        letters = readable(queue, options.owner, shmcache.FIFO.dead_letters)
+        letters = readable(queue, options.owner, lambda queue: queue.dead_letters())
         selection = Selection.of(options)
         wanted = [letter for letter in letters if selection.wants(letter.key, letter.item)]
         if keys is None:

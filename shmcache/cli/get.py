@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import shmcache
-from shmcache.cli._arenas import add_name, near, open_arena
+from shmcache.cli._arenas import add_name, near, open_store
 from shmcache.cli._failure import Failure
 from shmcache.cli._json import to_json
 
@@ -52,16 +52,16 @@ examples:
 def complete_keys(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """The keys that a shell offers."""
     try:
-        with shmcache.attach(parsed_args.name, owner=parsed_args.owner) as store:
+        with open_store(parsed_args.name, parsed_args.owner, "get") as store:
             found = (key for key in sorted(store.list_keys()) if key.startswith(prefix))
             return list(itertools.islice(found, _MOST_OFFERED))
-    except (shmcache.ShmCacheError, OSError):
+    except (Failure, shmcache.ShmCacheError, OSError):
         return []
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the object."""
-    with open_arena(options.name, options.owner) as store:
+    with open_store(options.name, options.owner, "get") as store:
         if options.output != "raw":
             try:
                 obj = store.get_by_key(options.key, _MISSING)

@@ -1,7 +1,7 @@
 """``shmcache list``: the objects of an arena, all or some.
 
 May import: the facade, ``cli._arenas``, ``cli._failure``, ``cli._json``, ``cli._output``,
-``cli._selection``.
+``cli._selection``, ``cli._work``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from shmcache.cli._failure import Failure
 from shmcache.cli._json import preview
 from shmcache.cli._output import Column, add_output, print_records, printable
 from shmcache.cli._selection import Selection, add_selection
+from shmcache.cli._work import COLUMNS, work
 
 __all__ = ["add_arguments", "run"]
 
@@ -30,6 +31,9 @@ Sorted by key. The table shows of each object what its key does not say;
 -o json has it all, as a list of {"key": …, "object": …}. All of it is of one
 instant, but with --index.
 
+Of a WorkQueue: its keys, and for each whether it is queued, in flight (a worker
+has it), delayed (DUE in so many seconds) or dead. A key may be several of these.
+
 examples:
   shmcache list pods
   shmcache list pods -l 'app in (web, api),tier!=db'
@@ -37,6 +41,7 @@ examples:
   shmcache list pods --index node=worker-3              by an index: no scan
   shmcache list pods --prefix kube-system/ --keys
   shmcache list pods -o json | jq '.[].object.metadata.name'
+  shmcache list queue -o json | jq 'map(select(.due != null))'
 """
     add_name(parser)
     add_selection(parser)
@@ -51,19 +56,28 @@ examples:
 def run(options: argparse.Namespace) -> int:
     """List what is asked for."""
     selection = Selection.of(options)
-    with open_arena(options.name, options.owner) as store:
+    columns: tuple[Column, ...] = _COLUMNS
+    with open_arena(options.name, options.owner) as arena:
         try:
-            found = [
-                {"key": key, "object": obj}
-                for key, obj in sorted(_candidates(store, options), key=lambda item: item[0])
-                if selection.wants(key, obj)
-            ]
-            total = len(store)
+            if isinstance(arena, shmcache.WorkQueue):
+                columns = COLUMNS
+                found = work(arena, selection)
+                if options.keys:
+                    found = [{"key": key} for key in dict.fromkeys(one["key"] for one in found)]
+                if options.index is not None:
+                    raise _no_indexes(arena)
+            else:
+                found = [
+                    {"key": key, "object": obj}
+                    for key, obj in sorted(_candidates(arena, options), key=lambda item: item[0])
+                    if selection.wants(key, obj)
+                ]
+            total = arena.stats().entries
         except shmcache.CodecError as error:
             raise Failure(f"{error}. The keys alone: add --keys, without a selector") from error
     shown = found[: options.limit]
     if not options.keys:
-        print_records(shown, _COLUMNS, options.output)
+        print_records(shown, columns, options.output)
     elif options.output == "table":  # for the next command of a pipe, so no header
         for record in shown:
             print(printable(record["key"]))
@@ -83,11 +97,15 @@ def _candidates(store: shmcache.Store, options: argparse.Namespace) -> Iterable[
             return [(key, None) for key in store.list_keys()]
         return store.items()
     if not isinstance(store, shmcache.Indexer):
-        kind = type(store).__name__
-        raise Failure(f"arena {store.name!r} is a {kind}, and only an Indexer has indexes", 2)
+        raise _no_indexes(store)
     # The index gives keys at one instant, and each object is as it is a moment later.
     objects = ((key, store.get_by_key(key)) for key in store.index_keys(*options.index))
     return [(key, obj) for key, obj in objects if obj is not None]
+
+
+def _no_indexes(arena: shmcache.Store | shmcache.WorkQueue) -> Failure:
+    kind = type(arena).__name__
+    return Failure(f"arena {arena.name!r} is a {kind}, and only an Indexer has indexes", 2)
 
 
 def _index(text: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import shmcache
 from shmcache.cli._arenas import KINDS, UNFINISHED, complete_names, files, unknown, user_name
-from shmcache.cli._freshness import freshness, freshness_style, shown
+from shmcache.cli._freshness import freshness, freshness_style, reflector_of, shown
 from shmcache.cli._output import (
     Column,
     add_output,
@@ -138,8 +138,8 @@ def _describe(info: shmcache.ArenaInfo, file: os.stat_result) -> dict[str, Any]:
         return record | {"problem": _PROBLEMS.get(info.kind, info.kind)}
     record |= {"capacity_bytes": info.capacity_bytes, "codec": info.codec}
     try:
-        with shmcache.attach(info.name) as store:
-            stats, reflector = store.stats(), store.reflector_status()
+        with shmcache.attach(info.name) as arena:
+            stats, reflector = arena.stats(), reflector_of(arena)
     except shmcache.ArenaPermissionError:
         return record | {"problem": "of a user whom we do not trust (stat NAME --owner USER does)"}
     except (shmcache.ShmCacheError, OSError) as error:

@@ -240,6 +240,11 @@ def _check_existing(name: str, options: argparse.Namespace, out: Log) -> None:
         options.refuse(str(error))
     with found:
         kind = type(found).__name__
+        if isinstance(found, shmcache.WorkQueue):
+            raise Failure(
+                f"arena {name!r} exists and is a WorkQueue, which has no objects to fill it with: "
+                f"say another --name, or remove it (shmcache rm {name})"
+            )
         if not isinstance(found, _KINDS[options.kind]) or kind.lower() != options.kind:
             raise Failure(
                 f"arena {name!r} exists and is of the kind {kind.lower()}: say --kind "

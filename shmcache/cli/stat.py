@@ -19,7 +19,7 @@ import shmcache
 from shmcache.cli._arenas import add_name, exists, open_arena
 from shmcache.cli._failure import Failure
 from shmcache.cli._figures import figures, sections
-from shmcache.cli._freshness import freshness
+from shmcache.cli._freshness import freshness, reflector_of
 from shmcache.cli._json import to_json
 from shmcache.cli._output import (
     Column,
@@ -35,6 +35,8 @@ from shmcache.cli._output import (
 from shmcache.cli._sample import per_second
 
 __all__ = ["add_arguments", "run"]
+
+Arena = shmcache.Store | shmcache.WorkQueue
 
 _COUNTERS = ("writes", "deletes", "pops", "reads")
 
@@ -67,19 +69,19 @@ def run(options: argparse.Namespace) -> int:
     """Show the figures."""
     if options.count and options.interval is None:
         raise Failure("-n says how many lines: say how often with -i SECONDS", 2)
-    with open_arena(options.name, options.owner) as store:
+    with open_arena(options.name, options.owner) as arena:
         if options.interval is None:
-            _print_once(store, options)
+            _print_once(arena, options)
             return 0
-        lines = Lines(_columns(store), options.output)
+        lines = Lines(_columns(arena), options.output)
         with until_interrupted():
-            for record in itertools.islice(_records(store, options.interval), options.count):
+            for record in itertools.islice(_records(arena, options.interval), options.count):
                 lines.show(record)
     return 0
 
 
-def _print_once(store: shmcache.Store, options: argparse.Namespace) -> None:
-    found = figures(store, options.owner)
+def _print_once(arena: Arena, options: argparse.Namespace) -> None:
+    found = figures(arena, options.owner)
     if options.output == "json":
         print(to_json(found, indent=2))
     elif options.output == "csv":
@@ -100,8 +102,8 @@ def _flat(figures: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
             yield name, to_json(value) if isinstance(value, (bool, list)) else value
 
 
-def _columns(store: shmcache.Store) -> list[Column]:
-    fifo = isinstance(store, shmcache.FIFO)
+def _columns(arena: Arena) -> list[Column]:
+    queue = isinstance(arena, (shmcache.FIFO, shmcache.WorkQueue))
 
     def rate(counter: str, hidden: bool = False) -> Column:
         title = f"{counter.upper()}/s"
@@ -111,31 +113,31 @@ def _columns(store: shmcache.Store) -> list[Column]:
 
     return [
         Column("time", text=lambda at: time.strftime("%H:%M:%S", time.localtime(at))),
-        Column("entries", "DEPTH" if fifo else "ENTRIES", text=number, right=True, width=9),
+        Column("entries", "DEPTH" if queue else "ENTRIES", text=number, right=True, width=9),
         rate("writes"),
         rate("deletes"),
-        rate("pops", hidden=not fifo),
-        rate("reads", hidden=fifo),
-        Column("oldest_age", "OLDEST", text=duration, right=True, width=6, hidden=not fifo),
+        rate("pops", hidden=not queue),
+        rate("reads", hidden=queue),
+        Column("oldest_age", "OLDEST", text=duration, right=True, width=6, hidden=not queue),
         Column("used_bytes", "USED", text=size, right=True, width=7),
-        Column("reflector_age", "REFLECTOR", text=duration, right=True, optional=int(fifo)),
+        Column("reflector_age", "REFLECTOR", text=duration, right=True, optional=int(queue)),
         Column("reflector", hidden=True),
     ]
 
 
-def _records(store: shmcache.Store, interval: float) -> Iterator[dict[str, Any]]:
+def _records(arena: Arena, interval: float) -> Iterator[dict[str, Any]]:
     """A record now, and one each ``interval`` seconds; they end with the arena."""
     began = time.monotonic()
     before: tuple[float, shmcache.Stats] | None = None
     for round_ in itertools.count(1):
-        at, stats, status = time.monotonic(), store.stats(), store.reflector_status()
+        at, stats, status = time.monotonic(), arena.stats(), reflector_of(arena)
         yield {
             "time": round(time.time(), 3),
             "entries": stats.entries,
             "oldest_age": stats.oldest_age,
             "used_bytes": stats.used_bytes,
             "reflector": freshness(status),
-            "reflector_age": status.heartbeat_age,
+            "reflector_age": status and status.heartbeat_age,
         } | {
             f"{counter}_per_second": before
             and _rate(getattr(before[1], counter), getattr(stats, counter), at - before[0])
@@ -144,8 +146,8 @@ def _records(store: shmcache.Store, interval: float) -> Iterator[dict[str, Any]]
         before = at, stats
         # By the clock and not by the time that it took to print: lines do not drift.
         time.sleep(max(began + round_ * interval - time.monotonic(), 0.0))
-        if not exists(store.name):
-            raise Failure(f"arena {store.name!r} has been removed: nobody new can attach to it")
+        if not exists(arena.name):
+            raise Failure(f"arena {arena.name!r} has been removed: nobody new can attach to it")
 
 
 def _rate(before: int, now: int, seconds: float) -> float | None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import shmcache
-from shmcache.cli._arenas import add_name, exists, open_arena
+from shmcache.cli._arenas import add_name, exists, open_store
 from shmcache.cli._failure import Failure
 from shmcache.cli._json import preview
 from shmcache.cli._output import Column, Lines, add_output, until_interrupted
@@ -67,7 +67,7 @@ examples:
 def run(options: argparse.Namespace) -> int:
     """Print changes until Ctrl-C, or until the arena is removed."""
     selection, lines = Selection.of(options), Lines(_COLUMNS, options.output)
-    with open_arena(options.name, options.owner) as store, until_interrupted():
+    with open_store(options.name, options.owner, "watch") as store, until_interrupted():
         for record in _changes(store, selection, initial=not options.no_initial):
             lines.show(record)
     return 0

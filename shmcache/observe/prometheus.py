@@ -37,7 +37,7 @@ grows without end: workers are counted, and named by pid only if asked for (``pe
 each worker that is restarted is then a new series, which Prometheus keeps for hours. Ages are at
 the time of the scrape, by the machine's monotonic clock.
 
-May import: ``_arena``, ``_attach``, ``_errors``, ``_logging``, ``_types``.
+May import: ``_arena``, ``_attach``, ``_errors``, ``_logging``, ``_types``, ``workqueue``.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from shmcache._attach import attach
 from shmcache._errors import ArenaNotFoundError, IncompatibleArenaError
 from shmcache._logging import get_logger
 from shmcache._types import ReflectorStatus, Stats, WorkerInfo
+from shmcache.workqueue import WorkQueue
 
 try:
     from prometheus_client.metrics_core import (
@@ -88,8 +89,15 @@ class _Figure(Generic[T]):
     read: Callable[[T], float | None]
 
 
-def _of_fifo(read: Callable[[Stats], float]) -> Callable[[Stats], float | None]:
-    return lambda stats: read(stats) if stats.kind == "FIFO" else None
+_QUEUES = ("FIFO", "WorkQueue")
+
+
+def _of_queue(read: Callable[[Stats], float]) -> Callable[[Stats], float | None]:
+    return lambda stats: read(stats) if stats.kind in _QUEUES else None
+
+
+def _of_work_queue(read: Callable[[Stats], float]) -> Callable[[Stats], float | None]:
+    return lambda stats: read(stats) if stats.kind == "WorkQueue" else None
 
 
 def _of_indexer(read: Callable[[Stats], float]) -> Callable[[Stats], float | None]:
@@ -162,28 +170,33 @@ _OF_THE_ARENA: tuple[_Figure[Stats], ...] = (
     ),
     _Figure(
         "shmcache_queue_depth",
-        "Items of a FIFO that wait to be popped.",
-        _of_fifo(lambda s: s.entries),
+        "Items of a FIFO or WorkQueue that wait for a consumer.",
+        _of_queue(lambda s: s.entries),
     ),
     _Figure(
         "shmcache_queue_oldest_age_seconds",
         "How long the item waits that is popped next, 0 if there is none.",
-        _of_fifo(lambda s: s.oldest_age or 0),
+        _of_queue(lambda s: s.oldest_age or 0),
     ),
     _Figure(
         "shmcache_queue_in_flight",
-        "Items of a FIFO that consumers have claimed.",
-        _of_fifo(lambda s: s.in_flight),
+        "Items of a queue that consumers have claimed.",
+        _of_queue(lambda s: s.in_flight),
+    ),
+    _Figure(
+        "shmcache_queue_delayed",
+        "Keys of a WorkQueue that wait for their time.",
+        _of_work_queue(lambda s: s.delayed),
     ),
     _Figure(
         "shmcache_queue_dead_letters",
-        "Items of a FIFO whose last permitted claim has failed.",
-        _of_fifo(lambda s: s.dead_letters),
+        "Items of a queue whose last permitted claim has failed.",
+        _of_queue(lambda s: s.dead_letters),
     ),
     _Figure(
         "shmcache_queue_pops_total",
-        "Items of a FIFO that were popped, or whose claim was done.",
-        _of_fifo(lambda s: s.pops),
+        "Items of a queue that were popped, or whose claim was done.",
+        _of_queue(lambda s: s.pops),
     ),
 )
 
@@ -240,7 +253,8 @@ class _Reading:
     """What a scrape reads of one arena."""
 
     stats: Stats
-    reflector: ReflectorStatus
+    reflector: ReflectorStatus | None
+    """None of a WorkQueue, which no reflector fills."""
     synced: bool
     workers: Sequence[WorkerInfo]
 
@@ -324,9 +338,10 @@ class ShmCacheCollector(Collector):
             raise IncompatibleArenaError(f"arena {name!r} is not completely made")
         owner = info.owner_uid if info.owner_uid in self._owners else None
         with attach(name, owner=owner) as handle:
-            return _Reading(
-                handle.stats(), handle.reflector_status(), handle.has_synced, handle.workers()
-            )
+            stats, workers = handle.stats(), handle.workers()
+            if isinstance(handle, WorkQueue):
+                return _Reading(stats, None, False, workers)
+            return _Reading(stats, handle.reflector_status(), handle.has_synced, workers)
 
     def _tell(self, failures: dict[str, str]) -> None:
         """Log what is new of the arenas that cannot be read, not the same with each scrape."""
@@ -412,19 +427,20 @@ class _Families:
         created = reading.stats.created_unix_ns / 1e9
         for family, read in self._of_the_arena:
             _add(family, labels, read(reading.stats), created)
-        self._synced.add_metric(labels, float(reading.synced))
-        if _NUMBER.fullmatch(reading.reflector.resource_version):
-            version = float(reading.reflector.resource_version)
-            self._resource_version.add_metric(labels, version)
         self._workers.add_metric(labels, len(reading.workers))
-        if self._per_worker and reading.stats.kind == "FIFO":
+        if self._per_worker and reading.stats.kind in _QUEUES:
             pops: Counter[int] = Counter()
             for worker in reading.workers:  # a process may have several handles
                 pops[worker.pid] += worker.pops
             for pid, count in pops.items():
                 self._worker_pops.add_metric([*labels, str(pid)], count)
-        if reading.reflector.alive or reading.reflector.name:  # else there never was one
-            self._add_reflector(labels, reading.reflector)
+        if (reflector := reading.reflector) is None:
+            return
+        self._synced.add_metric(labels, float(reading.synced))
+        if _NUMBER.fullmatch(reflector.resource_version):
+            self._resource_version.add_metric(labels, float(reflector.resource_version))
+        if reflector.alive or reflector.name:  # else there never was one
+            self._add_reflector(labels, reflector)
 
     def _add_reflector(self, labels: list[str], said: ReflectorStatus) -> None:
         self._reflector.add_metric(labels, {"reflector": said.name})

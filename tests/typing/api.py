@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, assert_type
 
 import shmcache
 from shmcache import (
     FIFO,
     Codec,
+    DeadLetter,
+    Delayed,
     Enumerator,
+    ExponentialBackoff,
+    FastSlow,
     GetFunc,
     Index,
     Indexers,
     IndexFunc,
     Indices,
+    InFlight,
     KeyFunc,
     LabelSelector,
     ListerStore,
     ListerWatcher,
     ListFunc,
     ListWatch,
+    MaxOf,
     MsgpackCodec,
     MsgspecCodec,
     Poller,
     PollerStats,
+    RateLimiter,
     RawCodec,
     Reflector,
     ReflectorRunningError,
@@ -36,8 +44,10 @@ from shmcache import (
     StoreToNodeLister,
     StoreToPodLister,
     StoreToServiceLister,
+    TokenBucket,
     UndeltaStore,
     WatchFunc,
+    WorkQueue,
     meta_namespace_index_func,
     meta_namespace_key_func,
 )
@@ -57,6 +67,29 @@ def stores() -> None:
     assert_type(fifo.pop_raw(), tuple[str, bytes])
     assert_type(fifo.add_if_not_present({}), bool)
     assert_type(fifo.pop_many(3), list[Any])
+
+
+def workers(queue: WorkQueue) -> None:
+    assert_type(queue.add("a"), bool)
+    assert_type(queue.get(timeout=1.0, lease=5), str)
+    with queue.work() as key:
+        assert_type(key, str)
+    assert_type(queue.delayed(), list[Delayed])
+    assert_type(queue.in_flight(), list[InFlight[str]])
+    assert_type(queue.dead_letters(), list[DeadLetter[str]])
+    assert_type(queue.shutdown_with_drain(5), bool)
+    assert_type(shmcache.attach("name"), Store | WorkQueue)
+
+
+class Steady:
+    def delay(self, failures: int, reserve: Callable[[float, int], float], /) -> float:
+        return 1.0 + reserve(5.0, 1)
+
+
+def limiters() -> None:
+    mine: RateLimiter = Steady()
+    limiter = MaxOf(mine, ExponentialBackoff(base=1), FastSlow(1, 2, 3), TokenBucket(rate=5))
+    assert_type(WorkQueue.open("name", rate_limiter=limiter), WorkQueue)
 
 
 async def asynchronous(fifo: FIFO) -> None:
