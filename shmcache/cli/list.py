@@ -28,11 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.epilog = """\
 Sorted by key. The table shows of each object what its key does not say;
--o json has it all, as a list of {"key": …, "object": …}. All of it is of one
-instant, but with --index.
+-o json has it all, as a list of {"key": …, "object": …}. All of it is of
+one instant, but with --index.
 
-Of a WorkQueue: its keys, and for each whether it is queued, in flight (a worker
-has it), delayed (DUE in so many seconds) or dead. A key may be several of these.
+Of a WorkQueue: its keys, and for each whether it is queued, in flight (a
+worker has it), delayed (DUE in so many seconds) or dead. A key may be several
+of these.
 
 examples:
   shmcache list pods
