@@ -75,6 +75,8 @@ class Opening:
         self.kind = kind
         self.indexes = list(indexes)
         self.max_attempts = max_attempts
+        if priority_func is not None and not callable(priority_func):
+            raise TypeError(f"priority_func must be callable, not {priority_func!r}")
         self.priority_func = priority_func
         self.codec = codec
         self.decode = decode

@@ -32,12 +32,14 @@ __all__ = [
     "ListFunc",
     "ListerStore",
     "ListerWatcher",
+    "PriorityFunc",
     "ReflectorSeat",
     "ReflectorStore",
     "WatchFunc",
 ]
 
 KeyFunc: TypeAlias = Callable[[Any], str]
+PriorityFunc: TypeAlias = Callable[[str], int]
 """Makes the key of an object; must give the same key for the same object every time."""
 
 IndexFunc: TypeAlias = Callable[[Any], list[str]]

@@ -19,7 +19,7 @@ from shmcache import _arena, _objects
 from shmcache._core import MAX_KEY_SIZE, Arena
 from shmcache._errors import CodecError, KeyFuncError
 from shmcache._handle import _FOREVER, Handle, _at_least_zero, _checked
-from shmcache._ports import Codec, KeyFunc
+from shmcache._ports import Codec, KeyFunc, PriorityFunc
 from shmcache._resource_version import at_least, is_comparable
 from shmcache._types import ReflectorStats, ReflectorStatus
 from shmcache.codecs.msgpack import MsgpackCodec
@@ -162,6 +162,7 @@ class Store(Handle, Mapping[str, Any]):
         owner: int | str | None = None,
         indexes: Sequence[str] = (),
         max_attempts: int = 0,
+        priority_func: PriorityFunc | None = None,
     ) -> Self:
         self = cls.__new__(cls)
         self._codec = codec = MsgpackCodec() if codec is None else codec
@@ -187,6 +188,8 @@ class Store(Handle, Mapping[str, Any]):
             "lock_timeout": lock_timeout,
             "owner": owner,
         }
+        if priority_func is not None:  # which only a FIFO takes
+            self._options["priority_func"] = priority_func
         self._opening = _arena.Opening(
             cls._kind,
             codec.name,
@@ -197,6 +200,7 @@ class Store(Handle, Mapping[str, Any]):
             owner=owner,
             indexes=indexes,
             max_attempts=max_attempts,
+            priority_func=priority_func,
         )
         return self
 

@@ -2,7 +2,7 @@
 
 The keys, who works on which, what waits for its time, how often each has failed and the bucket of
 tokens are in the segment; the delays are computed here. May import: ``_arena``, ``_core``,
-``_errors``, ``_handle``, ``_types``, ``claims``, ``ratelimiters``.
+``_errors``, ``_handle``, ``_ports``, ``_types``, ``claims``, ``ratelimiters``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from shmcache import _arena
 from shmcache._core import Token
 from shmcache._errors import ClaimLostError, LockTimeoutError
 from shmcache._handle import _FOREVER, Handle, _at_least_zero, _attempts, _checked
+from shmcache._ports import PriorityFunc
 from shmcache._types import DeadLetter, Delayed, InFlight
 from shmcache.claims import DONE, FAILED, RELEASED, checked_lease
 from shmcache.ratelimiters import DEFAULT, RateLimiter
@@ -38,7 +39,8 @@ class WorkQueue(Handle):
     A key says that something is to be done about an object, and not what: the worker looks up how
     things are (in a :class:`~shmcache.Store`, say). So however often it is added while it is
     queued, it is one piece of work. Added while a worker has it, it is handed out again after that
-    worker's :meth:`done`, once. Keys come in the order in which they were queued.
+    worker's :meth:`done`, once. Keys come in the order in which they were queued, the urgent ones
+    first if there are priorities.
 
     The loop of a worker is::
 
@@ -82,6 +84,7 @@ class WorkQueue(Handle):
         name: str | None = None,
         *,
         rate_limiter: RateLimiter | None = None,
+        priority_func: PriorityFunc | None = None,
         capacity: int | str = "64MiB",
         max_attempts: int = 0,
         lock_timeout: float = 10.0,
@@ -91,13 +94,20 @@ class WorkQueue(Handle):
 
         ``rate_limiter`` says how long a failed key waits; None for what client-go does by default:
         5 ms, doubled by each failure up to 1000 s, and over all keys 10 failures a second after the
-        first 100. ``max_attempts``: after so many failures a key is a dead letter (see
+        first 100. ``priority_func`` gives the priority of a key that this handle adds, as for
+        :meth:`FIFO.create <shmcache.FIFO.create>`; what is queued already becomes more urgent by
+        it, never less. ``max_attempts``: after so many failures a key is a dead letter (see
         :meth:`work`), 0 for never; it belongs to the arena, whoever attaches. ``name``,
         ``capacity`` (some 250 bytes a key), ``lock_timeout`` and ``mode`` as for
         :meth:`Store.create <shmcache.Store.create>`, and so are the errors.
         """
         self = cls._prepare(
-            True, rate_limiter, lock_timeout, mode=mode, max_attempts=_attempts(max_attempts)
+            True,
+            rate_limiter,
+            priority_func,
+            lock_timeout,
+            mode=mode,
+            max_attempts=_attempts(max_attempts),
         )
         self._create(name, capacity)
         return self
@@ -110,15 +120,17 @@ class WorkQueue(Handle):
         writable: bool = True,
         timeout: float = 0.0,
         rate_limiter: RateLimiter | None = None,
+        priority_func: PriorityFunc | None = None,
         lock_timeout: float = 10.0,
         owner: int | str | None = None,
     ) -> Self:
         """Return a handle of an existing arena, waiting up to ``timeout`` seconds for it.
 
         As :meth:`Store.attach <shmcache.Store.attach>`, but writable unless said otherwise: to get
-        is to write. ``rate_limiter`` is that of this handle: give all processes the same.
+        is to write. ``rate_limiter`` and ``priority_func`` are those of this handle: give all
+        processes the same.
         """
-        self = cls._prepare(writable, rate_limiter, lock_timeout, owner=owner)
+        self = cls._prepare(writable, rate_limiter, priority_func, lock_timeout, owner=owner)
         self._attach(name, writable, timeout)
         return self
 
@@ -128,6 +140,7 @@ class WorkQueue(Handle):
         name: str,
         *,
         rate_limiter: RateLimiter | None = None,
+        priority_func: PriorityFunc | None = None,
         capacity: int | str = "64MiB",
         max_attempts: int = 0,
         lock_timeout: float = 10.0,
@@ -141,6 +154,7 @@ class WorkQueue(Handle):
         self = cls._prepare(
             True,
             rate_limiter,
+            priority_func,
             lock_timeout,
             mode=mode,
             owner=owner,
@@ -154,6 +168,7 @@ class WorkQueue(Handle):
         cls,
         writable: bool,
         rate_limiter: RateLimiter | None,
+        priority_func: PriorityFunc | None,
         lock_timeout: float,
         *,
         mode: int = 0o600,
@@ -170,6 +185,7 @@ class WorkQueue(Handle):
         self._options = {
             "writable": writable,
             "rate_limiter": rate_limiter,
+            "priority_func": priority_func,
             "lock_timeout": lock_timeout,
             "owner": owner,
         }
@@ -182,6 +198,7 @@ class WorkQueue(Handle):
             mode=mode,
             owner=owner,
             max_attempts=max_attempts,
+            priority_func=priority_func,
         )
         return self
 
