@@ -68,6 +68,7 @@ from shmcache._ports import (
 )
 from shmcache._types import (
     ArenaInfo,
+    Change,
     DeadLetter,
     Delayed,
     Event,
@@ -80,6 +81,7 @@ from shmcache._types import (
     WatchOptions,
     WorkerInfo,
 )
+from shmcache.changes import Watch
 from shmcache.claims import Claim
 from shmcache.codecs import MsgpackCodec, MsgspecCodec, RawCodec
 from shmcache.fifo import FIFO
@@ -105,6 +107,12 @@ if TYPE_CHECKING:
     from shmcache import sources as sources
     from shmcache._attach import attach
     from shmcache._backoff import Backoff
+    from shmcache.informer import (
+        HandlerRegistration,
+        InformerStats,
+        SharedInformer,
+        wait_for_cache_sync,
+    )
     from shmcache.listers import StoreToNodeLister, StoreToPodLister, StoreToServiceLister
     from shmcache.listwatch import ListWatch
     from shmcache.poller import Poller, PollerStats
@@ -117,12 +125,15 @@ else:  # hidden from type checkers, for whom a module with __getattr__ has every
     _LATER = {
         "Backoff": "_backoff",
         "FieldSelector": "selectors",
+        "HandlerRegistration": "informer",
+        "InformerStats": "informer",
         "LabelSelector": "selectors",
         "ListWatch": "listwatch",
         "Poller": "poller",
         "PollerStats": "poller",
         "Reflector": "reflector",
         "Selector": "selectors",
+        "SharedInformer": "informer",
         "SharedReflector": "shared",
         "StoreToNodeLister": "listers",
         "StoreToPodLister": "listers",
@@ -131,6 +142,7 @@ else:  # hidden from type checkers, for whom a module with __getattr__ has every
         "attach": "_attach",
         "list_watch_from_client": "sources.kubernetes",
         "shared_reflector": "shared",
+        "wait_for_cache_sync": "informer",
     }
 
     def __getattr__(name: str) -> Any:
@@ -158,6 +170,7 @@ __all__ = [
     "ArenaPermissionError",
     "Backoff",
     "CapacityError",
+    "Change",
     "Claim",
     "ClaimLostError",
     "ClosedError",
@@ -173,6 +186,7 @@ __all__ = [
     "FastSlow",
     "FieldSelector",
     "GetFunc",
+    "HandlerRegistration",
     "InFlight",
     "IncompatibleArenaError",
     "Index",
@@ -183,6 +197,7 @@ __all__ = [
     "Indexer",
     "Indexers",
     "Indices",
+    "InformerStats",
     "InvalidNameError",
     "KeyFunc",
     "KeyFuncError",
@@ -212,6 +227,7 @@ __all__ = [
     "ReflectorStore",
     "Selector",
     "SelectorError",
+    "SharedInformer",
     "SharedReflector",
     "ShmCacheError",
     "ShutDown",
@@ -222,6 +238,7 @@ __all__ = [
     "StoreToServiceLister",
     "TokenBucket",
     "UndeltaStore",
+    "Watch",
     "WatchFunc",
     "WatchOptions",
     "WorkQueue",
@@ -235,4 +252,5 @@ __all__ = [
     "split_meta_namespace_key",
     "thaw",
     "unlink",
+    "wait_for_cache_sync",
 ]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 __all__ = [
     "ArenaInfo",
+    "Change",
     "DeadLetter",
     "Delayed",
     "Event",
@@ -37,6 +38,21 @@ class Event(Generic[T]):
 
     type: str
     object: T
+
+
+class Change(NamedTuple, Generic[T]):
+    """One change of a store, as a :class:`~shmcache.Watch` gives it.
+
+    A tuple, because the core makes one for every change in every process that watches.
+    """
+
+    type: str
+    """``"ADDED"``, ``"MODIFIED"`` or ``"DELETED"``, the names of the Kubernetes API."""
+    key: str
+    object: T
+    """As it is now; of a ``DELETED``, as this watch last gave it."""
+    old: T | None
+    """Of a ``MODIFIED``, what this watch gave before; else None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ A handle is cheap to read through from any thread and any process: it pickles (a
 where it is unpickled) and survives ``fork``. The work is done by the core (``_core``); here are
 keys, codecs and the shapes that Python expects. It is one class with one job, and long because
 of its docstrings. May import: ``_arena``, ``_core``, ``_errors``, ``_handle``, ``_objects``,
-``_ports``, ``_resource_version``, ``_types``, ``codecs``, ``keys``.
+``_ports``, ``_resource_version``, ``_types``, ``changes``, ``codecs``, ``keys``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from shmcache._handle import _FOREVER, Handle, _at_least_zero, _checked
 from shmcache._ports import Codec, KeyFunc, PriorityFunc
 from shmcache._resource_version import at_least, is_comparable
 from shmcache._types import ReflectorStats, ReflectorStatus
+from shmcache.changes import Sleeper, Watch
 from shmcache.codecs.msgpack import MsgpackCodec
 from shmcache.keys import meta_namespace_key_func
 
@@ -63,6 +64,7 @@ class Store(Handle, Mapping[str, Any]):
     _codec: Codec
     _key_func: KeyFunc
     _reflector_name = ""
+    _sleeper: Sleeper | None = None  # of its watches in an event loop
 
     # --- life cycle -----------------------------------------------------------------------------
 
@@ -446,6 +448,31 @@ class Store(Handle, Mapping[str, Any]):
                 return False
             moved = self._core.wait_change(version, min(remaining, look)) != version
             look = _FIRST_LOOK_SECONDS if moved else min(2 * look, _LOOK_SECONDS)
+
+    def watch(self, *, timeout: float | None = None, initial: bool = True) -> Watch[Any]:
+        """The content as ``ADDED`` changes, and then what changes, for as long as you iterate.
+
+        ``timeout``: an iteration ends after so many seconds without a change, and goes on there
+        when you iterate again; None for never. ``initial``: False leaves out what is there at the
+        time of this call. See :class:`~shmcache.Watch` for what is promised, and for asyncio
+        (``async for change in store.watch()``).
+
+        Raises :class:`TypeError` for a FIFO, which keeps no record of its changes, and
+        :class:`~shmcache.ClosedError`.
+
+        >>> store = Store.create(capacity="1MiB")
+        >>> store.unlink()
+        >>> store.add({"metadata": {"name": "web-0"}})
+        >>> watch = store.watch(timeout=0)
+        >>> [(change.type, change.key) for change in watch]
+        [('ADDED', 'web-0')]
+        >>> store.delete_by_key("web-0")
+        >>> next(watch).type
+        'DELETED'
+        """
+        if self._sleeper is None:
+            self._sleeper = Sleeper(self._core)
+        return Watch(self._core, self._sleeper, _checked(timeout), initial)
 
     # --- the reflector's place ------------------------------------------------------------------
 

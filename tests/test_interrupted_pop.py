@@ -31,7 +31,7 @@ class Strike(BaseException):
 
 
 def strikes(
-    fifo: FIFO, pop: Callable[[FIFO], list[Any]], files: tuple[str, ...] = ("shmcache/fifo.py",)
+    fifo: Any, pop: Callable[[Any], list[Any]], files: tuple[str, ...] = ("shmcache/fifo.py",)
 ) -> Iterator[list[Any] | None]:
     """Run `pop` again and again, each time with Strike raised one bytecode later in the frames of
     ``files``; yield what it returned, None if it was struck. Ends when it ran through.

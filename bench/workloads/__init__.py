@@ -7,7 +7,7 @@ always the public API with its defaults. The ratio is ours to the rival's, and s
 
 from __future__ import annotations
 
-from bench.workloads import growth, processes, queues, stores  # noqa: F401 (each enters its own)
+from bench.workloads import fanout, growth, processes, queues, stores  # noqa: F401 (each enters its own)
 from bench.workloads.catalogue import ENTERED, FULL, QUICK, TINY, Scale, Workload
 
 __all__ = ["FULL", "QUICK", "TINY", "WORKLOADS", "Scale"]
@@ -19,6 +19,7 @@ _GROUPS = (
     "replace",
     "queue",
     "queue across processes",
+    "fan-out",
     "wake-up",
     "reflector",
     "memory",

@@ -1,4 +1,5 @@
-// The only file of the core, beside seal.hpp and wire.hpp, that knows Python: one class, `Arena`, over shmcache::Arena.
+// The only file of the core, beside seal.hpp and wire.hpp, that knows Python: `Arena`, over shmcache::Arena,
+// and `Changes`, over its views.
 //
 // GIL: a call first tries with the GIL held and without waiting (deadline 0). Only if the lock is
 // taken, a repair is due, or what it writes is large, it lets the GIL go and waits. Under the arena's lock no Python
@@ -17,6 +18,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cmath>
@@ -185,6 +187,7 @@ struct NewTerms {
 
 enum class What { kKeys, kValues, kItems };
 
+class Changes;
 class Handle;
 
 // A claim as Python holds it. No Python code runs at its end, so no signal handler does: a handler
@@ -201,6 +204,8 @@ struct Token {
 };
 
 class Handle {
+  friend class Changes;
+
  public:
   Handle(std::unique_ptr<Segment> segment, std::string name, nb::object decode,
          nb::object priority_func, uint64_t cache_bytes, double lock_timeout)
@@ -776,6 +781,9 @@ class Handle {
       handle_signals();
     }
   }
+
+  // `change`: a named tuple of type, key, object and old.
+  nb::object changes(nb::type_object change);
 
   nb::dict stats() {
     Use use(*this);
@@ -1492,6 +1500,291 @@ Token::~Token() {
   if (!ended) nb::inst_ptr<Handle>(arena)->let_go(*this);
 }
 
+// The changes of a Store for one reader. `given_` is what the reader has been given, by record
+// number; `view_` is what the arena holds; their difference is given next. So nothing is missed
+// whatever happens to the view: without one, all entries are compared.
+//
+// Whoever is in `next` works on both. Meanwhile the GIL is let go, and Python code runs (the codec,
+// the collector), so that another thread may fork: therefore the view is taken for that time, as in
+// Handle::snapshot, and `given_` changes in one go, in which nothing can fail and no Python runs.
+//
+// What is given is appended to a list of the caller's, as in Handle::pop, and for its reason.
+class Changes {
+ public:
+  Changes(nb::object arena, nb::type_object change)
+      : arena_(std::move(arena)), change_(std::move(change)) {
+    const auto* kind = reinterpret_cast<PyTypeObject*>(change_.ptr());
+    if (!PyType_IsSubtype(const_cast<PyTypeObject*>(kind), &PyTuple_Type) ||
+        kind->tp_basicsize != PyTuple_Type.tp_basicsize) {
+      throw nb::type_error("a change is a named tuple");
+    }
+  }
+
+  // Wait until there are changes, `timeout` seconds at most. They are put into `hand`, which is
+  // empty, the last first: pop() then gives them in their order, and a change is the caller's or
+  // still in the list at every instant.
+  void next(nb::handle timeout, nb::list hand) {
+    const pid_t pid = getpid();
+    if (reader_ == pid) {
+      PyErr_SetString(PyExc_RuntimeError,
+                      "another thread is waiting for these changes: a watch has one reader at a "
+                      "time, so call watch() once for each");
+      throw nb::python_error();
+    }
+    const Reading reading(*this, pid);
+    Handle& handle = *nb::inst_ptr<Handle>(arena_);
+    Handle::Use use(handle);
+    Arena& arena = *handle.arena_;
+    const uint64_t deadline = deadline_after(timeout);
+    while (!closed_) {
+      if (!arena.current(view_) && look(handle, hand)) return;
+      // Asked here too: the version may never rest, and the content stay what it was.
+      if (now_ns() >= deadline) return;
+      uint64_t now = 0;
+      const Status s =
+          handle.blocking([&] { return arena.wait_change(view_.version, deadline, now); });
+      if (s == Status::kEmpty) return;
+      // kBusy: it has slept for a while. A writer may have died, of which the version does not tell.
+      if (s != Status::kOk && s != Status::kBusy) handle.check(s);
+      Handle::handle_signals();
+    }
+  }
+
+  // Whether a look would find nothing new. Costs nothing, and waits for nobody.
+  bool current() const {
+    const Handle& handle = *nb::inst_ptr<Handle>(arena_);
+    return began_ && !handle.closed() && handle.arena_->current(view_);
+  }
+
+  // Whoever is in `next` in another thread returns from it.
+  void close() {
+    closed_ = true;
+    if (reader_ != getpid()) forget();
+  }
+
+  uint64_t fell_behind() const { return fell_behind_; }
+
+ private:
+  struct Given {
+    uint64_t state = 0;  // 0: nothing
+    uint64_t hash = 0;   // of the key
+    uint64_t round = 0;  // in which it was looked at last
+    nb::object key, object;
+  };
+
+  struct Came {
+    uint64_t state;
+    uint32_t record;
+  };
+
+  struct Event {
+    uint64_t order;
+    nb::object change;
+  };
+
+  // One thread at a time. In a forked child the threads of its parent are not there.
+  class Reading {
+   public:
+    Reading(Changes& changes, pid_t pid) : changes_(changes) { changes_.reader_ = pid; }
+    ~Reading() {
+      changes_.reader_ = 0;
+      if (changes_.closed_) changes_.forget();
+    }
+    Reading(const Reading&) = delete;
+    Reading& operator=(const Reading&) = delete;
+
+   private:
+    Changes& changes_;
+  };
+
+  // Records whose entry was given and is no longer there, by its key: where in the list they are.
+  class Gone {
+   public:
+    Gone(const std::vector<uint32_t>& records, const std::vector<Given>& given)
+        : records_(records), given_(given), slots_(std::bit_ceil(2 * records.size() + 1), kNone) {
+      for (uint32_t at = 0; at < records.size(); ++at) {
+        size_t slot = given[records[at]].hash & (slots_.size() - 1);
+        while (slots_[slot] != kNone) slot = (slot + 1) & (slots_.size() - 1);
+        slots_[slot] = at;
+      }
+    }
+
+    static constexpr uint32_t kNone = ~uint32_t{0};
+
+    uint32_t find(uint64_t hash, std::string_view key) const {
+      for (size_t slot = hash & (slots_.size() - 1); slots_[slot] != kNone;
+           slot = (slot + 1) & (slots_.size() - 1)) {
+        const Given& candidate = given_[records_[slots_[slot]]];
+        if (candidate.hash == hash && utf8(candidate.key) == key) return slots_[slot];
+      }
+      return kNone;
+    }
+
+   private:
+    const std::vector<uint32_t>& records_;
+    const std::vector<Given>& given_;
+    std::vector<uint32_t> slots_;
+  };
+
+  // Whether anything has changed; then it is in `hand`.
+  bool look(Handle& handle, nb::list hand) {
+    View view = std::exchange(view_, View());
+    std::unordered_map<uint32_t, Item> copies;
+    // Nobody else touches given_ while we are in here, with the GIL or without.
+    auto want = [&](RecordNo record, uint64_t state) {
+      return raw(record) >= given_.size() || given_[raw(record)].state != state;
+    };
+    const uint64_t deadline = deadline_after(handle.lock_timeout_);
+    handle.check(handle.blocking(
+        [&] { return handle.arena_->refresh(view, want, true, deadline, copies); }));
+
+    if (given_.size() < view.states.size()) given_.resize(view.states.size());
+    ++round_;
+    std::vector<uint32_t> gone;
+    std::vector<Came> came;
+    auto compare = [&](uint32_t record) {
+      Given& given = given_[record];
+      const uint64_t state = view.states[record];
+      if (given.state == state || given.round == round_) return;
+      given.round = round_;
+      if (given.state != 0) gone.push_back(record);
+      if (state != 0) came.push_back({state, record});
+    };
+    if (view.all) {
+      for (uint32_t record = 0; record < view.states.size(); ++record) compare(record);
+    } else {
+      for (uint32_t record : view.touched) compare(record);
+    }
+    const bool fell_behind = view.all && began_;
+    view.touched.clear();
+    view.all = false;
+    if (!gone.empty() || !came.empty()) {
+      give(handle, view, gone, came, copies, hand);
+    }
+    view_ = std::move(view);
+    began_ = true;
+    fell_behind_ += fell_behind ? 1 : 0;
+    return PyList_GET_SIZE(hand.ptr()) != 0;
+  }
+
+  void give(Handle& handle, const View& view, const std::vector<uint32_t>& gone,
+            std::vector<Came>& came, const std::unordered_map<uint32_t, Item>& copies,
+            nb::list hand) {
+    std::sort(came.begin(), came.end(),
+              [](const Came& a, const Came& b) { return a.state < b.state; });
+    const Gone olds(gone, given_);
+    std::vector<Given> fresh(came.size()), dropped(gone.size());
+    std::vector<Event> events;
+    events.reserve(gone.size() + came.size());
+    std::vector<bool> stays(gone.size());
+    for (size_t i = 0; i < came.size(); ++i) {
+      const auto [state, record] = came[i];
+      const auto copied = copies.find(record);
+      if (copied == copies.end()) handle.check(Status::kCorrupt);
+      const Item& item = copied->second;
+      Given& given = fresh[i];
+      given.state = state;
+      given.hash = handle.arena_->table().key(item.data.get(), item.key_size).hash;
+      const uint32_t before = olds.find(given.hash, item.key());
+      given.key = before == Gone::kNone ? handle.to_str(item.key()) : given_[gone[before]].key;
+      given.object = object_of(handle, record, state, given.key, item);
+      const uint64_t order = version_of(state) << 1 | 1;
+      if (before == Gone::kNone) {
+        events.push_back({order, change(added_, given.key, given.object, nb::none())});
+      } else {
+        stays[before] = true;
+        events.push_back(
+            {order, change(modified_, given.key, given.object, given_[gone[before]].object)});
+      }
+    }
+    const size_t live = events.size();
+    for (size_t i = 0; i < gone.size(); ++i) {
+      if (stays[i]) continue;
+      const Given& given = given_[gone[i]];
+      events.push_back({time_of_death(handle, view, gone[i]) << 1,
+                        change(deleted_, given.key, given.object, nb::none())});
+    }
+    if (events.size() > live) {
+      std::stable_sort(events.begin(), events.end(),
+                       [](const Event& a, const Event& b) { return a.order < b.order; });
+    }
+    nb::object list = nb::steal(PyList_New(static_cast<Py_ssize_t>(events.size())));
+    if (!list.is_valid()) throw nb::python_error();
+    Py_ssize_t at = static_cast<Py_ssize_t>(events.size());
+    for (Event& event : events) PyList_SET_ITEM(list.ptr(), --at, event.change.release().ptr());
+    handle.report_reads();
+    if (PyList_SetSlice(hand.ptr(), 0, 0, list.ptr()) != 0) throw nb::python_error();
+    // Now it is given. The references are dropped at the end, as that may run Python code.
+    for (size_t i = 0; i < gone.size(); ++i) std::swap(given_[gone[i]], dropped[i]);
+    for (size_t i = 0; i < came.size(); ++i) std::swap(given_[came[i].record], fresh[i]);
+  }
+
+  // The version at which an entry died that was given: the delete is ordered by it. Where its record
+  // has been used again, just before that.
+  static uint64_t time_of_death(Handle& handle, const View& view, uint32_t record) {
+    if (view.states[record] != 0) return version_of(view.states[record]);
+    // It may be in use again since the instant of the view.
+    const auto& word = handle.arena_->table().record(RecordNo{record}).state;
+    return std::min(version_of(word.load(std::memory_order_relaxed)), view.version);
+  }
+
+  static nb::object object_of(Handle& handle, uint32_t record, uint64_t state, nb::handle key,
+                              const Item& item) {
+    if (handle.cached(record, state, true)) {
+      ++handle.hits_;
+      return handle.cache_[record].object;
+    }
+    ++handle.misses_;
+    nb::object data = to_bytes(item.value());
+    nb::object object = handle.decode(data, key);
+    handle.remember(RecordNo{record}, state, nb::borrow(key), object, item.value_size);
+    return object;
+  }
+
+  // The tuple as its own type makes it, without a call from Python for each.
+  nb::object change(nb::handle type, nb::handle key, nb::handle object, nb::handle old) const {
+    auto* kind = reinterpret_cast<PyTypeObject*>(change_.ptr());
+    PyObject* made = kind->tp_alloc(kind, 4);
+    if (made == nullptr) throw nb::python_error();
+#if PY_VERSION_HEX >= 0x030e0000
+    reinterpret_cast<PyTupleObject*>(made)->ob_hash = -1;
+#endif
+    Py_ssize_t at = 0;
+    for (nb::handle part : {type, key, object, old}) {
+      PyTuple_SET_ITEM(made, at++, part.inc_ref().ptr());
+    }
+    // As the collector does with plain tuples: what holds only text and bytes is in no cycle.
+    if (!PyObject_IS_GC(object.ptr()) && !PyObject_IS_GC(old.ptr())) PyObject_GC_UnTrack(made);
+    return nb::steal(made);
+  }
+
+  void forget() {
+    View view = std::exchange(view_, View());
+    std::vector<Given> given = std::exchange(given_, {});
+  }
+
+  nb::object arena_;
+  nb::type_object change_;
+  nb::str added_{"ADDED"}, modified_{"MODIFIED"}, deleted_{"DELETED"};
+  View view_;
+  std::vector<Given> given_;
+  uint64_t round_ = 0, fell_behind_ = 0;
+  bool began_ = false, closed_ = false;
+  pid_t reader_ = 0;
+};
+
+nb::object Handle::changes(nb::type_object change) {
+  if (closed()) fail(Status::kClosed, name_, nb::dict());
+  if (const Kind kind = arena_->segment().kind(); has_queue(kind)) {
+    PyErr_Format(PyExc_TypeError,
+                 "a %s keeps no record of its changes, so %R cannot be watched: pop() or claim() "
+                 "its items, or watch a Store",
+                 kind_name(kind), nb::str(name_.c_str()).ptr());
+    throw nb::python_error();
+  }
+  return nb::cast(new Changes(nb::find(*this), std::move(change)), nb::rv_policy::take_ownership);
+}
+
 // Handle::get as a plain method of CPython's: nanobind's dispatch of arguments that may be None or
 // left out costs more than the lookup itself.
 PyObject* get_method(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
@@ -1577,6 +1870,11 @@ NB_MODULE(_core, m) {
       .def("__setitem__", &shmcache::NewTerms::set, nb::arg("version"), nb::arg("packed"))
       .def("__len__", &shmcache::NewTerms::size);
   nb::class_<shmcache::Token>(m, "Token").def_ro("ended", &shmcache::Token::ended);
+  nb::class_<shmcache::Changes>(m, "Changes")
+      .def("next", &shmcache::Changes::next, nb::arg("timeout").none(), nb::arg("hand"))
+      .def("current", &shmcache::Changes::current)
+      .def("close", &shmcache::Changes::close)
+      .def_prop_ro("fell_behind", &shmcache::Changes::fell_behind);
   nb::class_<Handle> arena(m, "Arena");
   arena.attr("get") = nb::steal(PyDescr_NewMethod(
       reinterpret_cast<PyTypeObject*>(arena.ptr()), &shmcache::get_definition));
@@ -1644,6 +1942,7 @@ NB_MODULE(_core, m) {
       .def("has_synced", &Handle::has_synced)
       .def("resource_version", &Handle::resource_version)
       .def("wait_change", &Handle::wait_change, nb::arg("version"), nb::arg("timeout").none())
+      .def("changes", &Handle::changes, nb::arg("change"))
       .def("stats", &Handle::stats)
       .def("workers", &Handle::workers)
       .def("check", &Handle::check_invariants)

@@ -548,10 +548,9 @@ Status Table::erase(RecordNo number) {
     if (words[slot].load(relaxed) == kEmptyWord || ++steps > mask) return Status::kCorrupt;
   }
   push_ring(number);
-  (void)next_version();
   // The truth moves first, then the index (layout.hpp, delete).
   const uint64_t state = r.state.load(relaxed);
-  r.state.store(make_state(version_of(state), State::kFree), release);
+  r.state.store(make_state(next_version(), State::kFree), release);
   clear_word(now, slot);
   std::atomic<uint64_t>& count = state_of(state) == State::kHeld ? m.held : m.live;
   count.store(count.load(relaxed) - 1, relaxed);

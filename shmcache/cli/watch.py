@@ -1,7 +1,8 @@
 """``shmcache watch``: changes as they happen.
 
-An arena keeps what is, and not what was: this compares one snapshot with the next. Several changes
-of a key between the two are seen as one, and the arena's counters tell how many those were.
+An arena keeps what is, and not what was: this looks again and again (``Store.watch``; of a FIFO it
+compares one snapshot with the next). Several changes of a key between two looks are seen as one,
+and the arena's counters tell how many those were.
 
 May import: the facade, ``cli._arenas``, ``cli._failure``, ``cli._json``, ``cli._output``,
 ``cli._selection``.
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import shmcache
+from shmcache import Change
 from shmcache.cli._arenas import add_name, exists, open_store
 from shmcache.cli._failure import Failure
 from shmcache.cli._json import preview
@@ -77,32 +79,30 @@ def _changes(
     store: shmcache.Store, selection: Selection, *, initial: bool
 ) -> Iterator[dict[str, Any]]:
     """A record a change; they end with the arena."""
-    before: dict[str, Any] = {}
+    look, initially = _changes_since(store), True
     counted_before, folded = 0, 0
-    first = True
     while True:
         began = time.monotonic()
         # In this order: what happens meanwhile wakes us once more, and is not called folded.
         version, counted = store.version, _counted(store)
-        now = dict(store.items())
+        changes = [c for c in look() if c.type != "MODIFIED" or c.old != c.object]
         counted_after = _counted(store)
-        changed = [key for key in before if key not in now]
-        changed += [key for key in now if key not in before or before[key] != now[key]]
-        if not first:
-            folded += max(counted - counted_before - len(changed), 0)
-        if initial or not first:
-            for key in sorted(changed):
-                kind, obj = _kind(key, before, now, selection)
-                if kind:
-                    yield {
-                        "type": kind,
-                        "key": key,
-                        "folded": folded,
-                        "version": version,
-                        "object": obj,
-                    }
-                    folded = 0
-        before, counted_before, first = now, counted_after, False
+        if not initially:
+            folded += max(counted - counted_before - len(changes), 0)
+        elif not initial:
+            changes.clear()
+        for change in sorted(changes, key=lambda change: change.key) if initially else changes:
+            kind, obj = _kind(change, selection)
+            if kind:
+                yield {
+                    "type": kind,
+                    "key": change.key,
+                    "folded": folded,
+                    "version": version,
+                    "object": obj,
+                }
+                folded = 0
+        counted_before, initially = counted_after, False
         # A large arena that never rests must not cost a whole core: look half of the time.
         time.sleep(time.monotonic() - began)
         while store.wait_for_change(version, _LOOK_SECONDS) == version:
@@ -110,14 +110,35 @@ def _changes(
                 raise Failure(f"arena {store.name!r} has been removed: nobody new can attach to it")
 
 
-def _kind(
-    key: str, before: dict[str, Any], now: dict[str, Any], selection: Selection
-) -> tuple[str, Any]:
+def _changes_since(store: shmcache.Store) -> Callable[[], list[Change[Any]]]:
+    """A function that gives what has changed since it was called last, at first the content."""
+    if not isinstance(store, shmcache.FIFO):
+        watch = store.watch()
+        return lambda: watch.take(0)
+    before: dict[str, Any] = {}
+
+    def compare() -> list[Change[Any]]:
+        now = dict(store.items())
+        changes = [Change("DELETED", key, before[key], None) for key in before if key not in now]
+        for key, obj in now.items():
+            if key not in before:
+                changes.append(Change("ADDED", key, obj, None))
+            elif before[key] != obj:
+                changes.append(Change("MODIFIED", key, obj, before[key]))
+        before.clear()
+        before.update(now)
+        return changes
+
+    return compare
+
+
+def _kind(change: Change[Any], selection: Selection) -> tuple[str, Any]:
     """What a change is to one who sees only the selection, and the object; ``""`` for nothing."""
-    was = key in before and selection.wants(key, before[key])
-    if key in now and selection.wants(key, now[key]):
-        return "MODIFIED" if was else "ADDED", now[key]
-    return ("DELETED", before[key]) if was else ("", None)
+    before = change.object if change.type == "DELETED" else change.old
+    was = change.type != "ADDED" and selection.wants(change.key, before)
+    if change.type != "DELETED" and selection.wants(change.key, change.object):
+        return "MODIFIED" if was else "ADDED", change.object
+    return ("DELETED", before) if was else ("", None)
 
 
 def _counted(store: shmcache.Store) -> int:

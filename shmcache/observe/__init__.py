@@ -15,6 +15,7 @@ something to say, all below ``shmcache``::
 =========  ==================================================================================
 level      what
 =========  ==================================================================================
+ERROR      a handler of an informer raised, with its traceback: the user's fault, to mend
 WARNING    something was lost or failed, and is retried: a list, a watch, an object that was
            dropped, a write that the store refused, an arena that metrics cannot read
 INFO       what goes another way than it began and is no fault: an expired version, a list in
@@ -29,10 +30,12 @@ as a JSON formatter does:
 ============  ================================================================================
 field         what, and in which loggers
 ============  ================================================================================
-``arena``     the name of the arena, ``""`` of a store that is none; reflector, poller, metrics
+``arena``     the name of the arena, ``""`` of a store that is none; reflector, poller, informer,
+              metrics
 ``resource``  what is followed: the expected type (reflector), the function (poller), the path of
-              the API or of the folder (sources)
+              the API or of the folder (sources), the name (informer)
 ``error``     the class of the exception, in records of one
+``key``       of the object of a call that failed; informer
 ``status``    the HTTP status of a failed list or watch, 0 if the server gave none; reflector
 ============  ================================================================================
 

@@ -8,6 +8,7 @@ from typing import Any, assert_type
 import shmcache
 from shmcache import (
     FIFO,
+    Change,
     Codec,
     DeadLetter,
     Delayed,
@@ -20,6 +21,7 @@ from shmcache import (
     IndexFunc,
     Indices,
     InFlight,
+    InformerStats,
     KeyFunc,
     LabelSelector,
     ListerStore,
@@ -39,6 +41,7 @@ from shmcache import (
     ReflectorStats,
     ReflectorStatus,
     ReflectorStore,
+    SharedInformer,
     Stats,
     Store,
     StoreToNodeLister,
@@ -46,10 +49,12 @@ from shmcache import (
     StoreToServiceLister,
     TokenBucket,
     UndeltaStore,
+    Watch,
     WatchFunc,
     WorkQueue,
     meta_namespace_index_func,
     meta_namespace_key_func,
+    wait_for_cache_sync,
 )
 
 
@@ -94,6 +99,27 @@ def limiters() -> None:
 
 async def asynchronous(fifo: FIFO) -> None:
     assert_type(await fifo.pop_async(), Any)
+
+
+def followed(store: Store, source: ListWatch) -> None:
+    with store.watch(timeout=1.5) as watch:
+        assert_type(watch, Watch[Any])
+        assert_type(watch.take(), list[Change[Any]])
+        for change in watch:
+            assert_type(change, Change[Any])
+            assert_type(change.key, str)
+    informer = SharedInformer(source, store, expected_type="v1/Pod", transform=dict)
+    informer.add_event_handler(print, lambda old, new: print(old, new), filter=lambda obj: obj["n"])
+    seen = informer.add_event_handler(on_delete=print, resync_period=30)
+    with informer:
+        assert_type(wait_for_cache_sync(store, informer, seen, timeout=3), bool)
+        assert_type(informer.stats(), InformerStats)
+    informer.remove_event_handler(seen)
+
+
+async def followed_asynchronously(store: Store) -> None:
+    async for change in store.watch():
+        assert_type(change.old, Any | None)
 
 
 def protocols(store: Store, source: ListWatch) -> None:
