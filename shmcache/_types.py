@@ -6,7 +6,7 @@ May import: nothing of shmcache.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 __all__ = [
@@ -196,6 +196,9 @@ class Stats:
     oldest_age: float | None
     """Seconds since the item that is popped next was queued, to some milliseconds; an update does
     not make it younger. None if nothing is queued, and for a Store or Indexer."""
+    oldest_claim_age: float | None
+    """Seconds since the oldest claim in flight was given: a consumer that hangs shows in it. None
+    if nothing is in flight."""
     attached: int
     """Handles of living processes, read-only ones and this one included, as the kernel lists them;
     approximate while others attach and detach."""
@@ -233,6 +236,8 @@ class InFlight(Generic[T]):
     """1 for the first claim."""
     lease: float | None
     """Seconds until the claim has failed, None for as long as its process lives."""
+    age: float = field(compare=False)
+    """Seconds since it was claimed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +247,8 @@ class DeadLetter(Generic[T]):
     key: str
     item: T
     attempts: int
+    age: float = field(compare=False)
+    """Seconds since the last of them failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ _Popped = tuple[str, bytes, int]
 _Claimed = tuple[str, bytes, Any, int]
 
 # Key, payload, failures, pid, seconds left of its lease.
-_Held = tuple[str, bytes, int, int, float | None]
+_Held = tuple[str, bytes, int, int, float | None, float]
 
 # A cancelled pop_async leaves a thread of the executor asleep for at most this long.
 _ASYNC_SLICE_SECONDS = 0.1
@@ -331,8 +331,8 @@ class FIFO(Store):
         """What consumers have claimed, in the order of the claims. What a dead one had is gone
         back to the queue before, if this handle is writable."""
         return [
-            InFlight(key, item, pid, failures + 1, lease)
-            for (key, _, failures, pid, lease), item in self._held(False)
+            InFlight(key, item, pid, failures + 1, lease, age)
+            for (key, _, failures, pid, lease, age), item in self._held(False)
         ]
 
     def dead_letters(self) -> builtins.list[DeadLetter[Any]]:
@@ -340,7 +340,8 @@ class FIFO(Store):
         again all the same. If the codec cannot decode one of them, all are in the ``.obj`` of the
         :class:`~shmcache.CodecError`, as key and bytes."""
         return [
-            DeadLetter(key, item, failures) for (key, _, failures, _, _), item in self._held(True)
+            DeadLetter(key, item, failures, age)
+            for (key, _, failures, _, _, age), item in self._held(True)
         ]
 
     def _held(self, dead: bool) -> Iterator[tuple[_Held, Any]]:

@@ -403,13 +403,16 @@ class WorkQueue(Handle):
         """The keys that workers have, in the order in which they were taken. What a dead one had is
         gone back to the queue before, if this handle is writable."""
         return [
-            InFlight(key, key, pid, self._core.failures(key) + 1, lease)
-            for key, _, _, pid, lease in self._core.held(False)
+            InFlight(key, key, pid, self._core.failures(key) + 1, lease, age)
+            for key, _, _, pid, lease, age in self._core.held(False)
         ]
 
     def dead_letters(self) -> list[DeadLetter[str]]:
         """The keys that have failed ``max_attempts`` times; they can be added all the same."""
-        return [DeadLetter(key, key, failures) for key, _, failures, *_ in self._core.held(True)]
+        return [
+            DeadLetter(key, key, failures, age)
+            for key, _, failures, _, _, age in self._core.held(True)
+        ]
 
     def retry(self, key: str) -> bool:
         """Queue a dead letter again, at the tail and with no failures, if it is not queued already.

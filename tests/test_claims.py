@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,7 +100,7 @@ def test_the_last_failure_makes_a_dead_letter(jobs: FIFO, pod: Any) -> None:
     for _ in range(2):
         jobs.claim(0).fail()
     assert keys(jobs) == ["b"]
-    assert jobs.dead_letters() == [DeadLetter("default/a", pod("a"), 2)]
+    assert jobs.dead_letters() == [DeadLetter("default/a", pod("a"), 2, age=0.0)]
     assert jobs.stats().dead_letters == 1
     assert jobs.retry("default/a")
     assert not jobs.retry("default/a")
@@ -330,6 +331,38 @@ def test_max_attempts_belongs_to_the_arena(name: str, pod: Any) -> None:
         fifo.add(pod("a"))
         fifo.claim(0).fail()
         assert [letter.attempts for letter in fifo.dead_letters()] == [1]
+        fifo.unlink()
+
+
+def test_how_long_a_claim_is_held(jobs: FIFO, pod: Any) -> None:
+    """The age of a claim, and that of the oldest one in the figures, count from when it was given;
+    there is none where nothing is in flight."""
+    assert jobs.stats().oldest_claim_age is None
+    began = time.monotonic()
+    jobs.add_many([pod("a"), pod("b")])
+    first = jobs.claim()
+    second = jobs.claim()
+    oldest, newest = (one.age for one in jobs.in_flight())
+    age = jobs.stats().oldest_claim_age
+    assert age is not None
+    assert 0 <= newest <= oldest <= age <= time.monotonic() - began
+    first.done()
+    later = jobs.stats().oldest_claim_age
+    assert later is not None
+    assert newest <= later <= time.monotonic() - began
+    second.release()
+    assert jobs.stats().oldest_claim_age is None
+
+
+def test_how_long_a_dead_letter_is_one(name: str, pod: Any) -> None:
+    """The age of a dead letter counts from the failure that made it one."""
+    with FIFO.create(name, capacity="1MiB", max_attempts=1) as fifo:
+        fifo.add(pod("a"))
+        claim = fifo.claim()
+        began = time.monotonic()
+        claim.fail()
+        (letter,) = fifo.dead_letters()
+        assert 0 <= letter.age <= time.monotonic() - began
         fifo.unlink()
 
 

@@ -740,14 +740,16 @@ def test_claims_lists_what_is_in_flight(jobs: FIFO, run: Run) -> None:
         "pid": os.getpid(),
         "command": first["command"],
         "attempt": 2,
+        "age": first["age"],
         "lease": None,
         "object": make_pod(2),
     }
     assert first["command"]
+    assert 0 <= second["age"] <= first["age"]
     assert (second["key"], second["attempt"]) == ("default/web-3", 1)
     assert 0 < second["lease"] <= 600
-    assert header.split() == ["KEY", "PID", "COMMAND", "ATTEMPT", "LEASE", "OBJECT"]
-    assert re.match(rf"default/web-2 +{os.getpid()} .* 2 +- +{{\"spec\"", line)
+    assert header.split() == ["KEY", "PID", "COMMAND", "ATTEMPT", "AGE", "LEASE", "OBJECT"]
+    assert re.match(rf"default/web-2 +{os.getpid()} .* 2 +[\d.]+m?s +- +{{\"spec\"", line)
     assert [row["key"] for row in rows] == ["default/web-2", "default/web-3"]
     assert [record["key"] for record in json.loads(selected)] == ["default/web-3"]
 
@@ -759,10 +761,13 @@ def test_dead_lists_the_dead_letters(jobs: FIFO, run: Run) -> None:
         {"key": f"default/web-{number}", "attempts": 2, "object": make_pod(number)}
         for number in range(2)
     ]
-    assert json.loads(run("dead", jobs.name, "-o", "json")[1]) == records
-    assert json.loads(run("dead", jobs.name, "-l", "app=web", "-o", "json")[1]) == records[1:]
+    listed = json.loads(run("dead", jobs.name, "-o", "json")[1])
+    assert all(one.pop("age") >= 0 for one in listed)
+    assert listed == records
+    selected = json.loads(run("dead", jobs.name, "-l", "app=web", "-o", "json")[1])
+    assert [one["key"] for one in selected] == ["default/web-1"]
     header, *lines = run("dead", jobs.name)[1].splitlines()
-    assert header.split() == ["KEY", "ATTEMPTS", "OBJECT"]
+    assert header.split() == ["KEY", "ATTEMPTS", "AGE", "OBJECT"]
     assert [line.split()[:2] for line in lines] == [["default/web-0", "2"], ["default/web-1", "2"]]
     assert run("dead", jobs.name, "--prefix", "x/") == (0, "", "none of 2 dead letters\n")
     assert len(jobs.dead_letters()) == 2
@@ -829,7 +834,8 @@ def test_the_bytes_of_a_foreign_codec_are_dead_letters_too(name: str, run: Run) 
     with FIFO.create(name, codec=RawCodec(), capacity="1MiB", max_attempts=1) as raw:
         raw.add_raw("k", b"plain")
         raw.claim(0).fail()
-        assert run("dead", name)[1].splitlines()[1].split() == ["k", "1", "plain"]
+        key, attempts, *_, payload = run("dead", name)[1].splitlines()[1].split()
+        assert (key, attempts, payload) == ("k", "1", "plain")
         assert run("dead", name, "--retry", "k") == (0, "retried k\n", "")
         with raw.claim(0):
             assert run("claims", name)[1].splitlines()[1].split()[-1] == "plain"

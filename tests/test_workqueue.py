@@ -468,7 +468,7 @@ def test_the_last_attempt_makes_a_dead_letter(name: str) -> None:
             with pytest.raises(LookupError), queue.work(60):
                 raise LookupError
         assert (queue.queued(), queue.delayed(), queue.in_flight()) == ([], [], [])
-        assert queue.dead_letters() == [DeadLetter("a", "a", 3)]
+        assert queue.dead_letters() == [DeadLetter("a", "a", 3, age=0.0)]
         queue.add("a")
         assert drained(queue) == ["a"]
         assert queue.retry("a")

@@ -146,11 +146,12 @@ class Arena {
   // is parked until its time (`deadline_ns`), in that order.
   struct Held {
     Item item;
-    uint64_t claim = 0, failures = 0, deadline_ns = 0;
+    uint64_t claim = 0, failures = 0, deadline_ns = 0, since_ns = 0;
     uint32_t pid = 0;  // whose it is
   };
   Status held(Table::Sought sought, bool with_values, uint64_t deadline,
               std::vector<Held>& found);
+  uint64_t oldest_claim_ns() const;
   bool is_cancelled(const Ticket& ticket) const;
   // Queue a dead letter again, or drop it.
   Status settle_dead(std::string_view key, bool drop, uint64_t deadline, bool& was_there);

@@ -620,8 +620,8 @@ class Handle {
     }
   }
 
-  // (key, payload, failures, pid, seconds left of the lease or None) of what is in flight, or of the
-  // dead letters.
+  // (key, payload, failures, pid, seconds left of the lease or None, seconds since the claim) of what
+  // is in flight, or of the dead letters, and then since they are so.
   nb::list held(bool dead) {
     Use use(*this);
     const auto found = held_as(dead ? Table::Sought::kDead : Table::Sought::kInFlight);
@@ -630,7 +630,8 @@ class Handle {
     for (const Arena::Held& one : found) {
       result.append(nb::make_tuple(to_str(one.item.key()), to_bytes(one.item.value()),
                                    one.failures, one.pid,
-                                   seconds_between(now, one.deadline_ns, one.deadline_ns)));
+                                   seconds_between(now, one.deadline_ns, one.deadline_ns),
+                                   seconds_between(one.since_ns, now, now)));
     }
     return result;
   }
@@ -820,6 +821,8 @@ class Handle {
     d["reads"] = segment.control().reads.load(relaxed);
     d["read_misses"] = segment.control().read_misses.load(relaxed);
     d["oldest_age"] = seconds_between(oldest, now, oldest);
+    const uint64_t claimed = arena_->oldest_claim_ns();
+    d["oldest_claim_age"] = seconds_between(claimed, now, claimed);
     d["hits"] = hits_;
     d["misses"] = misses_;
     d["cached_bytes"] = cached_bytes_;

@@ -188,6 +188,7 @@ Status Arena::fail_locked(RecordNo held, bool counted) {
     if (older != kNoRecord) {  // one of a key: its version is the older one
       if (Status s = erase_dead(older); s != Status::kOk) return s;
     }
+    ticket->since_ns.store(now_ns(), relaxed);
     table_.record(held).txn.store(kDeadLetter, release);
     (void)table_.next_version();
     return queue_.push_tail(queue_.dead(), held);
@@ -269,6 +270,7 @@ Status Arena::try_claim(uint64_t lease_ns, uint64_t deadline, Item& item, Claim&
   ticket->owner.store(segment_->owner_id(), relaxed);
   ticket->deadline_ns.store(until, relaxed);
   ticket->cancelled.store(0, relaxed);
+  ticket->since_ns.store(now, relaxed);
   table_.hold(head);  // the truth moves
   if (Status s = queue_.unlink_waiting(head); s != Status::kOk) return guard.end(s);
   if (Status s = queue_.push_tail(queue_.in_flight(), head); s != Status::kOk) return guard.end(s);
@@ -341,6 +343,19 @@ Status Arena::renew(const Claim& claim, uint64_t lease_ns, uint64_t deadline, bo
   return Status::kOk;
 }
 
+// Of the claim that is held longest, 0 if there is none: without the lock, for people.
+uint64_t Arena::oldest_claim_ns() const {
+  const RecordNo head = segment_->meta().in_flight.head.load(relaxed);
+  if (!table_.valid(head)) return 0;
+  const std::atomic<uint64_t>& word = table_.record(head).state;
+  const uint64_t state = word.load(acquire);
+  const Ticket* ticket = state_of(state) == State::kHeld ? table_.ticket(head) : nullptr;
+  if (ticket == nullptr) return 0;
+  const uint64_t since = ticket->since_ns.load(relaxed);
+  std::atomic_thread_fence(acquire);
+  return word.load(relaxed) == state ? since : 0;
+}
+
 Status Arena::held(Table::Sought sought, bool with_values, uint64_t deadline,
                    std::vector<Held>& found) {
   found.clear();
@@ -369,6 +384,7 @@ Status Arena::held(Table::Sought sought, bool with_values, uint64_t deadline,
       one.claim = ticket->claim.load(relaxed);
       one.failures = ticket->failures.load(relaxed) & kFailuresMask;
       one.deadline_ns = ticket->deadline_ns.load(relaxed);
+      one.since_ns = ticket->since_ns.load(relaxed);
       one.pid = segment_->owner_pid(static_cast<uint32_t>(ticket->owner.load(relaxed)));
       found.push_back(std::move(one));
     }

@@ -336,6 +336,7 @@ struct Ticket {
   std::atomic<uint64_t> owner;        // whose it is (lock.hpp), 0 of nobody
   std::atomic<uint64_t> deadline_ns;  // of its lease; parked: when it is due; 0 if it has none
   std::atomic<uint64_t> cancelled;    // deleted meanwhile: a failure does not bring it back
+  std::atomic<uint64_t> since_ns;     // when it was claimed, or became a dead letter; for people
 };
 constexpr uint64_t kFailuresMask = 0xffff;
 static_assert(sizeof(Ticket) % 8 == 0);

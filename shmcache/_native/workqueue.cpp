@@ -114,7 +114,9 @@ Status Arena::publish_parked(RecordNo fresh, uint32_t priority, uint64_t due_ns,
   table_.record(fresh).seq.store(Position{0, priority}.pack(), relaxed);
   ticket->failures.store(failures, relaxed);
   ticket->deadline_ns.store(due_ns, relaxed);
-  for (auto* word : {&ticket->claim, &ticket->owner, &ticket->cancelled}) word->store(0, relaxed);
+  for (auto* word : {&ticket->claim, &ticket->owner, &ticket->cancelled, &ticket->since_ns}) {
+    word->store(0, relaxed);
+  }
   if (Status s = table_.publish_held(fresh, kParkedKey); s != Status::kOk) return s;
   return due_ns == 0 ? Status::kOk : timers_.add(fresh);
 }

@@ -24,6 +24,7 @@ _COLUMNS = (
     Column("pid", text=lambda pid: str(pid) if pid else "gone", right=True),
     Column("command", text=lambda command: command or "-", optional=1),
     Column("attempt", right=True),
+    Column("age", text=duration, right=True),
     Column("lease", text=duration, right=True),
     Column("object", text=preview, flexible=True),
 )
@@ -33,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.epilog = """\
 In the order of the claims, the oldest first. ATTEMPT is 1 for the first claim
-of an item, LEASE what is left until the claim fails by itself; - for as long
-as its process lives. PID is as the consumer knows itself: in a container, its
-number there. It may have ended since: the next consumer that pops, claims or
-waits takes its items back.
+of an item, AGE how long it has been held, LEASE what is left until the claim
+fails by itself; - for as long as its process lives. PID is as the consumer
+knows itself: in a container, its number there. It may have ended since: the
+next consumer that pops, claims or waits takes its items back.
 
 examples:
   shmcache claims orders
@@ -59,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
             "pid": claim.pid,
             "command": short_command(command_line(claim.pid)) if claim.pid else "",
             "attempt": claim.attempt,
+            "age": claim.age,
             "lease": claim.lease,
             "object": claim.item,
         }

@@ -16,7 +16,7 @@ from shmcache.cli._arenas import add_name, near
 from shmcache.cli._failure import Failure
 from shmcache.cli._held import open_queue, readable
 from shmcache.cli._json import preview
-from shmcache.cli._output import Column, add_output, print_records, printable
+from shmcache.cli._output import Column, add_output, duration, print_records, printable
 from shmcache.cli._selection import Selection, add_selection
 
 __all__ = ["add_arguments", "run"]
@@ -24,6 +24,7 @@ __all__ = ["add_arguments", "run"]
 _COLUMNS = (
     Column("key"),
     Column("attempts", right=True),
+    Column("age", text=duration, right=True),
     Column("object", text=preview, flexible=True),
 )
 _DONE = (Column("key"), Column("done"))
@@ -117,7 +118,12 @@ def _check_usage(options: argparse.Namespace, keys: list[str] | None) -> None:
 
 def _list(letters: list[DeadLetter[Any]], total: int, form: str) -> int:
     records = [
-        {"key": letter.key, "attempts": letter.attempts, "object": letter.item}
+        {
+            "key": letter.key,
+            "attempts": letter.attempts,
+            "age": letter.age,
+            "object": letter.item,
+        }
         for letter in letters
     ]
     if not records and form == "table":

@@ -184,6 +184,11 @@ _OF_THE_ARENA: tuple[_Figure[Stats], ...] = (
         _of_queue(lambda s: s.in_flight),
     ),
     _Figure(
+        "shmcache_queue_oldest_claim_seconds",
+        "How long the oldest claim in flight has been held, 0 if there is none.",
+        _of_queue(lambda s: s.oldest_claim_age or 0),
+    ),
+    _Figure(
         "shmcache_queue_delayed",
         "Keys of a WorkQueue that wait for their time.",
         _of_work_queue(lambda s: s.delayed),
