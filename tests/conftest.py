@@ -89,6 +89,23 @@ def fifo() -> Iterator[shmcache.FIFO]:
 
 
 @pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line in this process; its status, stdout and stderr."""
+
+    def do(*arguments: str) -> tuple[int, str, str]:
+        from shmcache.cli import main  # what tests of the core should not need
+
+        capsys.readouterr()
+        try:
+            status = main(arguments)
+        except SystemExit as ending:
+            status = int(ending.code or 0)
+        return status, *capsys.readouterr()
+
+    return do
+
+
+@pytest.fixture
 def pod() -> Callable[..., dict[str, object]]:
     """Makes small objects of the Kubernetes shape."""
 

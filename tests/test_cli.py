@@ -39,21 +39,6 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line in this process; its status, stdout and stderr."""
-
-    def do(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = main(arguments)
-        except SystemExit as ending:
-            status = int(ending.code or 0)
-        return status, *capsys.readouterr()
-
-    return do
-
-
-@pytest.fixture
 def pods(name: str) -> Iterator[Indexer]:
     """Four pods on two nodes, with an index by node."""
     with Indexer.create(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from shmcache import FastSlow, WorkQueue
-from shmcache.cli import main
 from shmcache.cli._details import details
 from shmcache.cli._sample import Sampler
 from shmcache.cli._web import _entry, _keys
@@ -18,21 +17,6 @@ from shmcache.cli.get import complete_keys
 from tests.procs.control import until
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line in this process; its status, stdout and stderr."""
-
-    def do(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = main(arguments)
-        except SystemExit as ending:
-            status = int(ending.code or 0)
-        return status, *capsys.readouterr()
-
-    return do
 
 
 @pytest.fixture

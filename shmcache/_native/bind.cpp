@@ -641,43 +641,39 @@ class Handle {
   // Make `key` dirty, now or `delay` seconds from now. False: the queue is shut down.
   bool enqueue(nb::handle key, double delay) {
     Use use(*this);
-    const std::string_view text = key_of(key);
     const uint64_t delay_ns = delay > 0 ? nanoseconds(nb::float_(delay)) : 0;
     const uint32_t priority = priority_of(key);
     bool open = false;
-    check(locked(0, [&](uint64_t deadline) {
-            return arena_->enqueue(text, priority, delay_ns, deadline, open);
-          }),
-          text.size());
+    with_key(key, [&](std::string_view text, uint64_t deadline) {
+      return arena_->enqueue(text, priority, delay_ns, deadline, open);
+    });
     return open;
   }
 
   // How often `key` had failed before this failure.
   uint64_t count_failure(nb::handle key) {
     Use use(*this);
-    const std::string_view text = key_of(key);
     uint64_t before = 0;
-    check(locked(0, [&](uint64_t deadline) {
-            return arena_->count_failure(text, deadline, before);
-          }),
-          text.size());
+    with_key(key, [&](std::string_view text, uint64_t deadline) {
+      return arena_->count_failure(text, deadline, before);
+    });
     return before;
   }
 
   uint64_t failures(nb::handle key) {
     Use use(*this);
-    const std::string_view text = key_of(key);
     uint64_t count = 0;
-    check(locked(0, [&](uint64_t deadline) { return arena_->failures(text, deadline, count); }),
-          text.size());
+    with_key(key, [&](std::string_view text, uint64_t deadline) {
+      return arena_->failures(text, deadline, count);
+    });
     return count;
   }
 
   void forget(nb::handle key) {
     Use use(*this);
-    const std::string_view text = key_of(key);
-    check(locked(0, [&](uint64_t deadline) { return arena_->forget(text, deadline); }),
-          text.size());
+    with_key(key, [&](std::string_view text, uint64_t deadline) {
+      return arena_->forget(text, deadline);
+    });
   }
 
   // Take a token of the bucket, which gets `rate` a second up to `burst`: the seconds until it is
@@ -1007,6 +1003,12 @@ class Handle {
       fail(Status::kKeySize, name_, context);
     }
     return *text;
+  }
+
+  template <typename Call>
+  void with_key(nb::handle key, Call&& call) {
+    const std::string_view text = key_of(key);
+    check(locked(0, [&](uint64_t deadline) { return call(text, deadline); }), text.size());
   }
 
   // Before the lock is taken, like all that runs Python.
