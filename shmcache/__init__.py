@@ -116,21 +116,33 @@ if TYPE_CHECKING:
     from shmcache.listers import StoreToNodeLister, StoreToPodLister, StoreToServiceLister
     from shmcache.listwatch import ListWatch
     from shmcache.poller import Poller, PollerStats
+    from shmcache.ratelimiters import (
+        ExponentialBackoff,
+        FastSlow,
+        MaxOf,
+        RateLimiter,
+        TokenBucket,
+    )
     from shmcache.reflector import Reflector
     from shmcache.selectors import FieldSelector, LabelSelector, Selector
     from shmcache.shared import SharedReflector, shared_reflector
     from shmcache.sources.kubernetes import list_watch_from_client
     from shmcache.undelta import UndeltaStore
+    from shmcache.workqueue import WorkQueue
 else:  # hidden from type checkers, for whom a module with __getattr__ has every name
     _LATER = {
         "Backoff": "_backoff",
+        "ExponentialBackoff": "ratelimiters",
+        "FastSlow": "ratelimiters",
         "FieldSelector": "selectors",
         "HandlerRegistration": "informer",
         "InformerStats": "informer",
         "LabelSelector": "selectors",
         "ListWatch": "listwatch",
+        "MaxOf": "ratelimiters",
         "Poller": "poller",
         "PollerStats": "poller",
+        "RateLimiter": "ratelimiters",
         "Reflector": "reflector",
         "Selector": "selectors",
         "SharedInformer": "informer",
@@ -138,7 +150,9 @@ else:  # hidden from type checkers, for whom a module with __getattr__ has every
         "StoreToNodeLister": "listers",
         "StoreToPodLister": "listers",
         "StoreToServiceLister": "listers",
+        "TokenBucket": "ratelimiters",
         "UndeltaStore": "undelta",
+        "WorkQueue": "workqueue",
         "attach": "_attach",
         "list_watch_from_client": "sources.kubernetes",
         "shared_reflector": "shared",

@@ -21,7 +21,7 @@
     ├── LockTimeoutError      (TimeoutError)       a living process holds the lock too long
     ├── ReflectorRunningError                      the store has a living reflector already
     ├── SelectorError         (ValueError)         a label or field selector that cannot be parsed
-    ├── ShutDown              (queue.ShutDown)*    pop after shutdown() on an empty FIFO
+    ├── ShutDown              (queue.ShutDown)*    pop after shutdown() on an empty queue
     └── ApiError                                   the watched server answered with an error
         └── ExpiredError                           410: the resource version is gone, list again
 
@@ -207,7 +207,7 @@ _QueueShutDown: type[Exception] = getattr(queue, "ShutDown", Exception)
 
 
 class ShutDown(ShmCacheError, _QueueShutDown):  # type: ignore[misc,valid-type]
-    """The FIFO was shut down and holds nothing more.
+    """The queue was shut down and holds nothing more.
 
     A subclass of :class:`queue.ShutDown` where Python has it (3.13). Never of
     :class:`queue.Empty`, so that a loop which retries when empty ends.

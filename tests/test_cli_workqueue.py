@@ -119,6 +119,19 @@ def test_ls_stat_check(queue: WorkQueue, run: Run) -> None:
     assert run("check", queue.name)[:2] == (0, f"{queue.name}: whole\n")
 
 
+def test_claims_and_dead(queue: WorkQueue, run: Run) -> None:
+    """claims has who works on what; dead has what was given up, and queues it anew or drops it."""
+    _, out, _ = run("claims", queue.name, "-o", "json")
+    assert [(one["key"], one["pid"], one["attempt"]) for one in json.loads(out)] == [
+        ("ns/work", os.getpid(), 1)
+    ]
+    _, out, _ = run("dead", queue.name, "-o", "json")
+    assert [(one["key"], one["attempts"]) for one in json.loads(out)] == [("ns/dead", 2)]
+    assert run("dead", queue.name, "--retry", "ns/dead")[:2] == (0, "retried ns/dead\n")
+    assert (queue.dead_letters(), queue.num_requeues("ns/dead")) == ([], 0)
+    assert "ns/dead" in queue.queued()
+
+
 def test_top_and_metrics(queue: WorkQueue, run: Run) -> None:
     """top has what waits, is in flight, delayed and dead; the metrics have the same, and nothing of
     a reflector."""

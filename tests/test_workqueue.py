@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import shmcache
+import shmcache.workqueue
 from shmcache import (
     ClaimLostError,
     DeadLetter,
@@ -30,7 +31,7 @@ from shmcache import (
     TokenBucket,
     WorkQueue,
 )
-from tests.procs.control import forked, start, until, wait_for
+from tests.procs.control import forked, start, stopped_owner, until, wait_for
 from tests.test_interrupted_pop import strikes
 
 LONG = 10_000.0  # seconds: what waits so long does not come in a test
@@ -342,9 +343,10 @@ def test_a_limiter_of_ones_own(name: str) -> None:
     with the failure counted."""
     with WorkQueue.create(name, capacity="1MiB", rate_limiter=Broken()) as queue:
         queue.add("a")
-        with pytest.raises(TypeError, match="delay"), queue.work(0):
+        with pytest.raises(TypeError, match="delay") as caught, queue.work(0):
             raise LookupError
         assert (queue.queued(), queue.delayed(), queue.in_flight()) == (["a"], [], [])
+        assert isinstance(caught.value.__context__, LookupError)  # and keeps no claim
         assert queue.num_requeues("a") == 1
 
 
@@ -485,6 +487,60 @@ def test_the_last_attempt_makes_a_dead_letter(name: str) -> None:
         assert queue.check() == []
 
 
+def test_a_retried_key_has_not_failed(name: str) -> None:
+    """A dead letter that is queued again has no failures, also where a delay of it had counted
+    some; the delay stands."""
+    limiter = FastSlow(LONG, LONG, 0)
+    with WorkQueue.create(name, capacity="1MiB", max_attempts=2, rate_limiter=limiter) as queue:
+        queue.add_rate_limited("a")
+        queue.add("a")
+        with pytest.raises(LookupError), queue.work(0):
+            raise LookupError
+        assert [letter.attempts for letter in queue.dead_letters()] == [2]
+        assert queue.retry("a")
+        assert (queue.queued(), queue.num_requeues("a")) == (["a"], 0)
+        assert [(one.key, one.failures) for one in queue.delayed()] == [("a", 0)]
+
+
+def test_done_while_the_lock_is_taken(queue: WorkQueue) -> None:
+    """done() that cannot have the lock is a LockTimeoutError, and can be called again."""
+    queue.add("a")
+    with WorkQueue.attach(queue.name, lock_timeout=0.05) as worker:
+        key = worker.get(0)
+        with stopped_owner(queue.name, queue.check), pytest.raises(shmcache.LockTimeoutError):
+            worker.done(key)
+        worker.done(key)
+    assert (flying(queue), queue.queued()) == ([], [])
+
+
+def test_a_death_counts_on_top_of_all(name: str) -> None:
+    """A worker that dies adds one failure to those that were counted for its key meanwhile, though
+    the key was added, and came due, while it had it."""
+    with WorkQueue.create(name, capacity="1MiB", rate_limiter=FastSlow(0.001, 0.001, 0)) as queue:
+        queue.add("a")
+        with WorkQueue.attach(name) as dying:
+            assert dying.get(0) == "a"
+            for _ in range(3):
+                queue.add_rate_limited("a")
+            until(lambda: not len(queue) and not queue.delayed())
+            assert queue.queued() == ["a"]
+        assert queue.get(60) == "a"
+        assert queue.num_requeues("a") == 4
+        queue.done("a")
+
+
+def test_a_release_leaves_the_count(name: str) -> None:
+    """A key that goes back uncounted has failed as often as before, also where that is as often as
+    it may."""
+    with WorkQueue.create(name, capacity="1MiB", max_attempts=1) as queue:
+        queue.add("a")
+        with contextlib.suppress(KeyboardInterrupt), queue.work(0):
+            queue.add("a")
+            queue.add_rate_limited("a")
+            raise KeyboardInterrupt
+        assert (queue.num_requeues("a"), queue.dead_letters()) == (1, [])
+
+
 # --- signals ------------------------------------------------------------------------------------
 
 
@@ -502,10 +558,14 @@ def failing_blocks(queue: WorkQueue) -> list[Any]:
         return ["a"]
 
 
+GOT: list[str] = []
+
+
 def gets_and_done(queue: WorkQueue) -> list[Any]:
-    key = queue.get(0)
-    queue.done(key)
-    return [key]
+    GOT.clear()
+    GOT.append(queue.get(0))
+    queue.done(GOT[0])
+    return GOT
 
 
 @pytest.fixture
@@ -539,7 +599,7 @@ def test_struck_at_any_bytecode(
     back = ended = 0
     for taken in strikes(queue, step, files):  # type: ignore[arg-type]
         gc.collect()  # struck in an `except`, an exception and its frame keep each other
-        if step is gets_and_done and flying(queue):  # struck before done() had begun
+        if step is gets_and_done and GOT and flying(queue):  # struck before done() did anything
             queue.done("a")
         assert flying(queue) == []
         assert queue.check() == []

@@ -44,6 +44,8 @@ class Held:
 
     owner: int
     place: int
+    number: int
+    """Of the claim."""
 
 
 class Model:
@@ -55,7 +57,7 @@ class Model:
         self.processing: dict[str, Held] = {}  # in the order of the claims
         self.delayed: dict[str, float] = {}  # key: when
         self.failures: Counter[str] = Counter()
-        self.dead: dict[str, int] = {}  # key: its failures
+        self.dead: dict[str, tuple[int, int]] = {}  # key: the number of its claim, its failures
         self.shut = False
         self.numbers = itertools.count(1)
 
@@ -89,7 +91,7 @@ class Model:
 
     def get(self, owner: int) -> str:
         for key in self.waiting():
-            self.processing[key] = Held(owner, self.dirty.pop(key))
+            self.processing[key] = Held(owner, self.dirty.pop(key), next(self.numbers))
             return key
         others = any(held.owner != owner for held in self.processing.values())
         raise stdlib_queue.Empty if others or not self.shut else shmcache.ShutDown
@@ -110,9 +112,7 @@ class Model:
         if key in self.dirty:
             self.released(key)
         else:
-            del self.processing[key]
-            self.dead.pop(key, None)
-            self.dead[key] = self.failures[key]
+            self.dead[key] = (self.processing.pop(key).number, self.failures[key])
         return True
 
     def retry(self, key: str) -> bool:
@@ -183,7 +183,7 @@ class WorkQueueMachine(RuleBasedStateMachine):
             "in_flight": [(key, model.failures[key] + 1) for key in model.processing],
             "delayed": sorted(model.delayed, key=lambda key: model.delayed[key]),
             "failures": [model.failures[key] for key in KEYS],
-            "dead": [*model.dead.items()],
+            "dead": sorted((claim, key, count) for key, (claim, count) in model.dead.items()),
             "shut": model.shut,
             "violations": [],
         } == {
@@ -192,7 +192,10 @@ class WorkQueueMachine(RuleBasedStateMachine):
             "in_flight": [(one.key, one.attempt) for one in reader.in_flight()],
             "delayed": [one.key for one in reader.delayed()],
             "failures": [reader.num_requeues(key) for key in KEYS],
-            "dead": [(one.key, one.attempts) for one in reader.dead_letters()],
+            "dead": [
+                (model.dead.get(one.key, (0, 0))[0], one.key, one.attempts)
+                for one in reader.dead_letters()
+            ],
             "shut": reader.shutting_down,
             "violations": self.owner.check(),
         }
