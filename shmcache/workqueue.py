@@ -394,17 +394,14 @@ class WorkQueue(Handle):
 
     def delayed(self) -> list[Delayed]:
         """What waits for its time, the first that is due first."""
-        return [
-            Delayed(key, seconds, self._core.failures(key))
-            for key, seconds, _ in self._core.delayed()
-        ]
+        return [Delayed(key, seconds, failures) for key, seconds, failures in self._core.delayed()]
 
     def in_flight(self) -> list[InFlight[str]]:
         """The keys that workers have, in the order in which they were taken. What a dead one had is
         gone back to the queue before, if this handle is writable."""
         return [
-            InFlight(key, key, pid, self._core.failures(key) + 1, lease, age)
-            for key, _, _, pid, lease, age in self._core.held(False)
+            InFlight(key, key, pid, failures + 1, lease, age)
+            for key, _, failures, pid, lease, age in self._core.held(False)
         ]
 
     def dead_letters(self) -> list[DeadLetter[str]]:

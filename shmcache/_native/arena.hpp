@@ -255,6 +255,7 @@ class Arena {
   Status family(const Key& key, Family& found) const;
   Status tickets(const Family& family, std::array<Ticket*, 3>& found) const;
   Status failures_locked(const Family& family, uint64_t& count) const;
+  uint64_t failures_like(RecordNo record) const;
   Status bequeath(RecordNo gone, RecordNo heir);
   Status erase_done(RecordNo record, RecordNo newer);
   Status park(RecordNo record);

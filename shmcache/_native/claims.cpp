@@ -382,7 +382,7 @@ Status Arena::held(Table::Sought sought, bool with_values, uint64_t deadline,
       if (Status s = copy_record(hit, with_values, one.item); s != Status::kOk) return s;
       one.item.seq = table_.record(number).seq.load(relaxed);
       one.claim = ticket->claim.load(relaxed);
-      one.failures = ticket->failures.load(relaxed) & kFailuresMask;
+      one.failures = failures_like(number);
       one.deadline_ns = ticket->deadline_ns.load(relaxed);
       one.since_ns = ticket->since_ns.load(relaxed);
       one.pid = segment_->owner_pid(static_cast<uint32_t>(ticket->owner.load(relaxed)));

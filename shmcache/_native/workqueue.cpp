@@ -72,6 +72,20 @@ Status Arena::failures_locked(const Family& family, uint64_t& count) const {
   return s;
 }
 
+// How often the key of a record has failed: of a dead letter its own count, which is settled. For
+// people: where a crash has left an index that cannot be followed, what the record itself says.
+uint64_t Arena::failures_like(RecordNo record) const {
+  const Ticket* own = table_.ticket(record);
+  uint64_t most = own == nullptr ? 0 : count_of(*own);
+  if (table_.is(record, Table::Sought::kDead)) return most;
+  for (auto sought : {Table::Sought::kLive, Table::Sought::kInFlight, Table::Sought::kParked}) {
+    RecordNo other = kNoRecord;
+    if (table_.locate_like(record, sought, other) != Status::kOk || other == kNoRecord) continue;
+    if (const Ticket* its = table_.ticket(other)) most = std::max(most, count_of(*its));
+  }
+  return most;
+}
+
 // What `gone` counted, `heir` counts from now on.
 Status Arena::bequeath(RecordNo gone, RecordNo heir) {
   const Ticket* old = table_.ticket(gone);

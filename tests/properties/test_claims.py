@@ -523,4 +523,4 @@ def test_planted_faults_are_found(fault: type[FIFO]) -> None:
     # What it says where the model says something else is an error of ours, at times.
     with pytest.raises((AssertionError, queue.Empty, shmcache.ShmCacheError)):
         # The first sequence that shows it is enough.
-        run(faulty, times=10, phases=[Phase.generate], report_multiple_bugs=False)
+        run(faulty, times=50, phases=[Phase.generate], report_multiple_bugs=False)
