@@ -14,7 +14,7 @@ import pytest
 from shmcache import FIFO, Store
 from tests.procs.control import CONTROL, META, start, stop_as_owner, wait_for
 
-WAITING = META + 128 + 8  # Meta::waiting.count, behind the ends of the list
+WAITING = META + 128  # Meta::waiting_count
 DIRTY = 2
 
 
@@ -55,20 +55,21 @@ def test_signals_do_not_hide_a_death(name: str, lock_timeout: float, period: flo
 def test_signals_do_not_hide_an_item(name: str) -> None:
     """A consumer whose sleeps are cut short by signals gets the item of a producer that died after
     it had published the item and before it had counted it."""
-    with FIFO.create(name, capacity="1MiB") as fifo:
-        fifo.add_raw("item", b"\xa1x")
-        file = os.open(Path("/dev/shm") / f"shmcache.{name}", os.O_RDWR | os.O_CLOEXEC)
-        assert struct.unpack("<Q", os.pread(file, 8, WAITING)) == (1,)
+    path = Path("/dev/shm") / f"shmcache.{name}"
+    with FIFO.create(name, capacity="1MiB") as fifo, path.open("r+b", buffering=0) as file:
+        for key in ("item", "another"):
+            fifo.add_raw(key, b"\xa1x")
+        segment = file.fileno()
+        assert struct.unpack("<Q", os.pread(segment, 8, WAITING)) == (2,)
         # What such a producer leaves: the record is LIVE, nothing counts it, the lock is DIRTY.
         # First as an empty queue, so that the consumer goes to sleep.
-        os.pwrite(file, struct.pack("<Q", 0), WAITING)
+        os.pwrite(segment, struct.pack("<Q", 0), WAITING)
 
         def producer_dies(*_: object) -> None:
             signal.signal(signal.SIGALRM, lambda *_: None)
-            os.pwrite(file, struct.pack("<I", DIRTY), CONTROL)
+            os.pwrite(segment, struct.pack("<I", DIRTY), CONTROL)
 
         with alarms(0.02):
             signal.signal(signal.SIGALRM, producer_dies)
             assert fifo.pop_raw() == ("item", b"\xa1x")
-        os.close(file)
         assert fifo.check() == []
