@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,51 @@ def test_scheduler_binds_all_pods() -> None:
     assert "40 pods bound" in out
 
 
+def test_controller_keeps_the_copies() -> None:
+    """Without a cluster it makes ConfigMaps, and kills the worker that watches: another takes its
+    place, and what changes then is mended by those that are left."""
+    pytest.importorskip("kubernetes")
+    pytest.importorskip("msgspec")
+    out = run("controller.py", "--config-maps", "20", "--workers", "3")
+    assert len(re.findall(r"\d has ended with -9", out)) == 1
+    assert "repaired default/settings-0-mirror" in out
+    assert "deleted default/settings-1-mirror" in out
+    assert "deleted default/settings-2-mirror" in out
+    assert "all 18 copies are as they should be" in out
+
+
+@pytest.mark.parametrize("end", [Program.ctrl_c, Program.terminate], ids=["ctrl-c", "terminate"])
+def test_controller_ends_on_a_signal(tmp_path: Path, end: Callable[[Program], None]) -> None:
+    """Interrupted at work, by a terminal or by a service manager, it ends with its workers, and
+    leaves no arena."""
+    pytest.importorskip("kubernetes")
+    pytest.importorskip("msgspec")
+    with Program(tmp_path / "log", "controller.py", "--config-maps", "100000") as program:
+        program.until_said("created")
+        arenas, pids = program.arenas(), program.children()
+        assert len(arenas) == 2
+        end(program)
+        assert program.wait() == 0, program.output
+        assert "Traceback" not in program.output
+    assert [path for path in arenas if os.path.exists(path)] == []
+    assert not any(map(is_alive, pids))
+
+
+def test_controller_without_a_supervisor_ends(tmp_path: Path) -> None:
+    """When the supervisor itself is killed, its workers do not go on for ever by themselves."""
+    pytest.importorskip("kubernetes")
+    pytest.importorskip("msgspec")
+    with Program(tmp_path / "log", "controller.py", "--config-maps", "100000") as program:
+        program.until_said("created")
+        arenas, pids = program.arenas(), program.children()
+        os.kill(program.pid, signal.SIGKILL)
+        try:
+            wait_for_the_end_of(pids)
+        finally:
+            for path in arenas:
+                os.unlink(path)
+
+
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_process_pool_reads_what_changes(method: str) -> None:
     """Under every start method the tasks see the second content, by both ways of a handle."""
@@ -109,7 +155,13 @@ def test_ctrl_c_ends_them_quietly(tmp_path: Path, children: int, arguments: list
         assert program.wait() == 0, program.output
         assert "Traceback" not in program.output
     assert [path for path in arenas if os.path.exists(path)] == []
-    while any(map(is_alive, pids)):  # the tracker of resources ends a moment later
+    wait_for_the_end_of(pids)  # the tracker of resources ends a moment later
+
+
+def wait_for_the_end_of(pids: set[int]) -> None:
+    end = time.monotonic() + DEADLINE
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < end, pids
         time.sleep(0.01)
 
 
@@ -135,7 +187,7 @@ def test_examples_are_all_tested() -> None:
     """A new example needs a test of its own here."""
     names = {path.name for path in EXAMPLES.glob("*.py")}
     assert names == {
-        "directory.py", "fork_workers.py", "process_pool.py", "scheduler.py",
+        "controller.py", "directory.py", "fork_workers.py", "process_pool.py", "scheduler.py",
         "shared_reflector.py",
         "asyncio_consumers.py", "celery_orders.py", "gunicorn_web.py",  # in tests/examples
     }  # fmt: skip
