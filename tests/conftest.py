@@ -29,13 +29,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write(str(value))
 
 
-def pytest_collection_finish() -> None:
-    """Keep the collector off what is there before the first test: it is nobody's leak, and to walk
-    it after each test, and in each round of those that look for leaks, took most of their time."""
-    gc.collect()
-    gc.freeze()
-
-
 def _segment_descriptors() -> list[str]:
     """Where this process's descriptors of segments lead."""
     found = []
@@ -61,6 +54,9 @@ def _leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return core, name
 
     monkeypatch.setattr(_arena.Opening, "create", recording)
+    # What is there already is not this test's: to walk all that a run has imported, after each test
+    # and in each round of those that collect in rounds, took most of their time.
+    gc.freeze()
     yield
     gc.collect()
     assert _segment_descriptors() == []
