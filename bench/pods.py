@@ -63,13 +63,27 @@ def _template(number: int) -> dict[str, Any]:
 
 
 def make(number: int, revision: int = 1) -> dict[str, Any]:
-    """Pod `number`. Pods share what is below their metadata: they are not to be changed."""
+    """Pod `number`, updated until it has that `revision`. Pods share most of what is below their
+    metadata: they are not to be changed."""
     pod = dict(_template(number % DIFFERENT))
     pod["metadata"] = pod["metadata"] | {
         "name": f"{pod['metadata']['name'].partition('-')[0]}-{number:06}",
         "uid": f"00000000-0000-4000-8000-{number:012}",
         "resourceVersion": f"{revision:09}",
     }
+    if revision > 1:  # its container has been started again
+        status = pod["status"]
+        *conditions, last = status["conditions"]
+        (container,) = status["containerStatuses"]
+        pod["status"] = status | {
+            "conditions": [
+                *conditions,
+                last | {"lastTransitionTime": f"2026-12-01T00:00:{revision % 60:02}Z"},
+            ],
+            "containerStatuses": [
+                container | {"restartCount": container["restartCount"] + revision - 1}
+            ],
+        }
     return pod
 
 

@@ -23,7 +23,7 @@ def sealer(
 ) -> Callable[[Any], Any]: ...
 def wire(
     frozen_dict: type[dict[Any, Any]], frozen_list: type[list[Any]], /
-) -> tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]]: ...
+) -> tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[Any, Any], Any]]: ...
 
 class NewTerms:
     def __init__(self) -> None: ...
@@ -66,7 +66,7 @@ class Arena:
         indexes: list[str],
         max_attempts: int,
         name: str,
-        decode: Callable[[bytes, str], Any] | None,
+        decode: Callable[[bytes, str, Any], Any] | None,
         priority_func: Callable[[str], int] | None,
         cache_bytes: int,
         lock_timeout: float,
@@ -80,7 +80,7 @@ class Arena:
         writable: bool,
         trusted_uid: int | None,
         name: str,
-        decode: Callable[[bytes, str], Any] | None,
+        decode: Callable[[bytes, str, Any], Any] | None,
         priority_func: Callable[[str], int] | None,
         cache_bytes: int,
         lock_timeout: float,

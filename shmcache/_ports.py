@@ -142,8 +142,10 @@ class Codec(Protocol):
 
     ``name`` (1 to 31 ASCII characters) is written into the segment, so that nobody attaches
     with another codec. ``decode`` gives a private object. A codec may also have
-    ``decode_shared``, which gives one that is safe to hand to every reader of a process (read
-    only); without it, ``decode`` must give immutable objects or readers must not change them.
+    ``decode_shared(data, previous)``, which gives one that is safe to hand to every reader of a
+    process (read only); without it, ``decode`` must give immutable objects or readers must not
+    change them. ``previous`` is what it gave for an earlier version of the same entry, or None: the
+    new object may share with it what has not changed.
     """
 
     @property

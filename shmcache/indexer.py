@@ -351,7 +351,7 @@ class Indexer(Store):
 
     def _decoded(self, key: str, data: bytes) -> Any:
         decode = self._opening.decode
-        return data if decode is None else decode(data, key)
+        return data if decode is None else decode(data, key, None)
 
     def _function(self, name: str) -> IndexFunc:
         try:

@@ -46,7 +46,8 @@ class Store(Handle, Mapping[str, Any]):
     at all, and a ``replace`` all at once.
 
     What a read returns is shared by all readers of this process and read-only; see
-    :func:`shmcache.thaw`. An entry that has not changed is not decoded again.
+    :func:`shmcache.thaw`. An entry that has not changed is not decoded again, and of one that has,
+    only what differs is made anew (with the default codec).
 
     Solves: many processes need the same live objects and one of them (usually a
     :class:`~shmcache.Reflector`) knows them. Not for one process (use a dict), and not across
@@ -644,13 +645,13 @@ def as_version(resource_version: str) -> str:
 
 def _shared_decoder(codec: Codec) -> Any:
     """The function that gives objects for all readers; None if the bytes are the objects."""
-    decode = getattr(codec, "decode_shared", codec.decode)
+    decode = getattr(codec, "decode_shared", lambda data, _: codec.decode(data))
     if decode is None:
         return None
 
-    def decode_shared(data: bytes, key: str) -> Any:
+    def decode_shared(data: bytes, key: str, previous: Any) -> Any:
         try:
-            return decode(data)
+            return decode(data, previous)
         except Exception as cause:
             raise CodecError(
                 f"codec {codec.name!r} cannot decode the {len(data)} bytes of {key!r}: {cause!r}",

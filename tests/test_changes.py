@@ -202,6 +202,17 @@ def test_old_is_what_was_given(store: Store, pod: Pod) -> None:
     assert deleted.old is None
 
 
+def test_a_modified_object_shares_what_has_not_changed(store: Store, pod: Pod) -> None:
+    """What is the same before and after a change is one object, so a handler may compare by is."""
+    watch = store.watch(timeout=0)
+    store.add(pod("a", spec={"nodeName": "n"}, status={"phase": "Pending"}))
+    list(watch)
+    store.add(pod("a", spec={"nodeName": "n"}, status={"phase": "Running"}))
+    ((_, _, new, old),) = watch
+    assert (old["status"], new["status"]) == ({"phase": "Pending"}, {"phase": "Running"})
+    assert new["spec"] is old["spec"]
+
+
 def test_a_change_is_a_frozen_tuple(store: Store, pod: Pod) -> None:
     """A Change cannot be changed, pickles, matches by name, and is equal and hashes like another
     that was made in Python, whether or not the collector looks at it."""
@@ -270,7 +281,7 @@ class Decoded:
 class Decoding(RawCodec):
     """A codec that fails on one payload."""
 
-    def decode_shared(self, data: bytes) -> Decoded:
+    def decode_shared(self, data: bytes, previous: object) -> Decoded:
         return Decoded(data)
 
 
@@ -607,7 +618,7 @@ def test_cancelled_while_a_look_goes_on(small: Store) -> None:
     inside, go_on = threading.Event(), threading.Event()
 
     class Slow(RawCodec):
-        def decode_shared(self, data: bytes) -> bytes:
+        def decode_shared(self, data: bytes, previous: object) -> bytes:
             inside.set()
             go_on.wait()
             return data
@@ -694,7 +705,7 @@ def test_a_child_of_a_fork_in_the_middle(small: Store) -> None:
     inside, go_on = threading.Event(), threading.Event()
 
     class Slow(RawCodec):
-        def decode_shared(self, data: bytes) -> bytes:
+        def decode_shared(self, data: bytes, previous: object) -> bytes:
             if data == b"slow" and os.getpid() == parent:
                 inside.set()
                 go_on.wait()

@@ -404,7 +404,7 @@ def test_a_look_that_fails_is_repeated(name: str) -> None:
     """An entry that cannot be decoded delays what follows until it is gone, and loses nothing."""
 
     class Picky(RawCodec):
-        def decode_shared(self, data: bytes) -> dict[str, Any]:
+        def decode_shared(self, data: bytes, previous: object) -> dict[str, Any]:
             return {"name": data.decode(), "n": 1}
 
     with Store.create(name, capacity="256KiB", codec=RawCodec()) as writer:

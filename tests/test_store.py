@@ -22,11 +22,32 @@ def test_an_unchanged_entry_is_the_same_object(store: Store, pod: Any) -> None:
     assert any(obj is first for obj in store.list())
     store.add(pod("b", n=2))
     assert store.get_by_key("default/a") is first
-    store.add(pod("a", n=1))
+    store.add(pod("a", n=2))
     assert store.get_by_key("default/a") is not first
     stats = store.stats()
     assert stats.hits > 0
     assert stats.misses > 0
+
+
+READS: dict[str, Callable[[Store], list[Any]]] = {
+    "get_by_key": lambda store: [store.get_by_key(f"default/{i}") for i in range(2)],
+    "list": lambda store: sorted(store.list(), key=lambda obj: obj["metadata"]["name"]),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_versions_of_an_object_share_what_has_not_changed(
+    store: Store, pod: Any, read: Callable[[Store], list[Any]]
+) -> None:
+    """Of two versions of an object, a reader that had the first makes only what has changed."""
+    store.add_many([pod(str(i), n=1, more=[i]) for i in range(2)])
+    olds = read(store)
+    for i in (1, 0):  # what is read first is where the other's last version was
+        store.add(pod(str(i), n=2, more=[i]))
+    for old, new in zip(olds, read(store), strict=True):
+        assert (old["n"], new["n"]) == (1, 2)
+        assert new["metadata"] is old["metadata"]
+        assert new["more"] is old["more"]
 
 
 def test_replace_keeps_what_did_not_change(store: Store, pod: Any) -> None:
@@ -249,7 +270,7 @@ def test_a_decoder_may_use_the_store(name: str) -> None:
     class Following(RawCodec):
         name = "following"
 
-        def decode_shared(self, data: bytes) -> Any:  # type: ignore[override]
+        def decode_shared(self, data: bytes, previous: object) -> Any:  # type: ignore[override]
             link = bytes(data).decode()
             return [link, *store.get_by_key(link, [])]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,6 +37,11 @@ OBJECTS = st.recursive(
     ),
     max_leaves=40,
 )
+
+
+def read_only(data: bytes, previous: Any = None) -> Any:
+    """What a store's readers share, where it is ours."""
+    return unpack_sealed(data, previous)
 
 
 def by_library(data: bytes) -> Any:
@@ -69,7 +76,7 @@ def test_packed_as_the_library_packs(obj: Any) -> None:
     data = pack(obj)
     assert data == Packer(datetime=True).pack(obj)
     assert same(unpack(data), by_library(data))
-    sealed = unpack_sealed(data)
+    sealed = read_only(data)
     assert sealed is NotImplemented or same(sealed, freeze(by_library(data)))
 
 
@@ -87,7 +94,7 @@ def test_packed_as_the_library_packs(obj: Any) -> None:
 def test_bytes_that_are_nothing(data: bytes) -> None:
     """Any bytes whatever give what the library gives, or are left to it; nothing is leaked."""
     expected = by_library(data)
-    for read, judge in ((unpack, lambda obj: obj), (unpack_sealed, freeze)):
+    for read, judge in ((unpack, lambda obj: obj), (read_only, freeze)):
         made = read(data)
         assert made is NotImplemented or same(made, judge(expected))
         if isinstance(expected, Exception):
@@ -151,17 +158,115 @@ def test_depth(levels: int, make: Callable[[Any], Any]) -> None:
     for _ in range(levels):
         obj = make(obj)
     data = Packer().pack(obj)
-    for made in (pack(obj), unpack(data), unpack_sealed(data)):
+    for made in (pack(obj), unpack(data), read_only(data)):
         assert (made is NotImplemented) == (levels > 64)
     codec = MsgpackCodec()
     assert codec.encode(obj) == data
     assert codec.decode(data) == codec.decode_shared(data) == obj
 
 
+@st.composite
+def versions(draw: st.DrawFn) -> tuple[Any, Any]:
+    """An object, and one that was made of it by a few edits."""
+    old = draw(OBJECTS)
+    new = draw(OBJECTS) if draw(st.integers(0, 9)) == 0 else copy.deepcopy(old)
+    boxes = [new] if isinstance(new, dict | list) else []
+    for box in boxes:
+        inside = box.values() if isinstance(box, dict) else box
+        boxes += [value for value in inside if isinstance(value, dict | list)]
+    for _ in range(draw(st.integers(0, 3)) if boxes else 0):
+        box, value = draw(st.sampled_from(boxes)), draw(SCALARS | OBJECTS)
+        if isinstance(box, list):
+            at = draw(st.integers(0, len(box)))
+            box[at : at + draw(st.integers(0, 1))] = draw(st.sampled_from([[], [value]]))
+        elif box and draw(st.booleans()):
+            key = draw(st.sampled_from(list(box)))
+            if draw(st.booleans()):
+                del box[key]
+            else:
+                box[key] = value
+        elif draw(st.booleans()):
+            box[draw(st.text(max_size=50))] = value
+        else:
+            pairs = list(box.items())
+            box.clear()
+            box.update(reversed(pairs))
+    return old, new
+
+
+def has_text_keys(obj: Any) -> bool:
+    """Whether all dicts in it have none but text as keys."""
+    if isinstance(obj, dict):
+        return all(isinstance(k, str) and has_text_keys(v) for k, v in obj.items())
+    return not isinstance(obj, list) or all(map(has_text_keys, obj))
+
+
+def not_shared(old: Any, new: Any) -> list[Any]:
+    """The containers and texts that are the same in both, in the same place, and yet another."""
+    if isinstance(old, dict | list | str) and has_text_keys(old) and same(old, new):
+        return [] if old is new else [old]
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [n for key in old.keys() & new.keys() for n in not_shared(old[key], new[key])]
+    if isinstance(old, list) and isinstance(new, list):
+        return [n for pair in zip(old, new, strict=False) for n in not_shared(*pair)]
+    return []
+
+
+@settings(deadline=None)
+@given(versions())
+@example(([1, 1.0, True, 0.0, None], [True, 1, 1.0, -0.0, False]))
+@example(([{"a": [2**40, 1.5, b"b", "é", "x" * 300]}], [{"a": [2**40, 1.5, b"b", "é", "x" * 300]}]))
+@example(({"a": {"b": 1}, "c": 2}, {"c": 2, "a": {"b": 1}}))
+@example(({"a": [], "b": {}}, {"a": {}, "b": []}))
+@example(({"é": [1], "k" * 40: [2], "k" * 300: [3]}, {"é": [1], "k" * 40: [2], "k" * 300: [4]}))
+@example((["x"] * 70_000, ["x"] * 69_999 + ["y"]))
+def test_a_new_version_shares_what_has_not_changed(pair: tuple[Any, Any]) -> None:
+    """Read beside an earlier version, an object is what it is by itself, read-only and unknown to
+    the collector; what is the same in both is one object, and the earlier one stays as it is."""
+    before, after = pair
+    old = read_only(pack(before))
+    if old is NotImplemented:
+        pytest.skip("this Python does not let containers be sealed in place")
+    new = read_only(pack(after), old)
+    assert same(new, freeze(after))
+    assert same(old, freeze(before))
+    assert not_shared(old, new) == []
+    assert not gc.is_tracked(new)
+
+
+def test_what_an_earlier_version_holds_is_not_believed() -> None:
+    """An earlier version that somebody changed, past its being read-only, or that is no object of
+    ours at all, changes nothing about what is read."""
+    data = pack({"a": {"b": [1, "x"]}, "c": "y"})
+    strange: list[Any] = [None, 1, "x", {}, [], {"a": {"b": [1, "x"]}, "c": "y"}, object()]
+    for change in (object(), {}, [], 2, "z", True, 1.0):
+        for place in ("a", "c", "more"):
+            strange.append(read_only(data))
+            dict.__setitem__(strange[-1], place, change)
+        strange.append(read_only(data))
+        list.__setitem__(strange[-1]["a"]["b"], 0, change)
+    for previous in strange:
+        made = read_only(data, previous)
+        assert made is NotImplemented or same(made, freeze({"a": {"b": [1, "x"]}, "c": "y"}))
+
+
+@settings(deadline=None)
+@given(versions(), st.data())
+def test_one_byte_wrong_beside_an_earlier_version(pair: tuple[Any, Any], data: Any) -> None:
+    """Malformed bytes give beside an earlier version what they give without one."""
+    before, after = pair
+    packed = bytearray(pack(after))
+    at = data.draw(st.integers(0, len(packed) - 1))
+    packed[at] = data.draw(st.integers(0, 255))
+    for bad in (bytes(packed), bytes(packed[:at])):
+        alone, beside = read_only(bad), read_only(bad, read_only(pack(before)))
+        assert alone is beside is NotImplemented or same(alone, beside)
+
+
 def test_keys_are_shared() -> None:
     """Equal short keys of all objects are one string, the interned one; values are not shared."""
     data = pack({"a key that is made only here": "a value", "é": 1, "long" * 11: 1})
-    first, second = list(unpack(data)), list(unpack_sealed(data))
+    first, second = list(unpack(data)), list(read_only(data))
     assert first[0] is second[0] is sys.intern("a key that is made only " + "here")
     assert first == second == ["a key that is made only here", "é", "long" * 11]
 
@@ -169,7 +274,7 @@ def test_keys_are_shared() -> None:
 def test_sealed_objects_are_no_work_for_the_collector() -> None:
     """Read-only containers are not on the collector's lists, plain ones are as ever."""
     data = pack({"a": [{"b": [1]}, {}, []], "c": {}})
-    sealed, plain = unpack_sealed(data), unpack(data)
+    sealed, plain = read_only(data), unpack(data)
     if sealed is NotImplemented:
         pytest.skip("this Python does not let containers be sealed in place")
     assert not gc.is_tracked(sealed)
@@ -180,22 +285,31 @@ def test_sealed_objects_are_no_work_for_the_collector() -> None:
 
 def test_references_are_counted() -> None:
     """What is read, or given up half way, leaves no references behind."""
-    data = pack({"a": [{"b": [1, "text", b"bytes", 1.5, 2**60]}, {}], "k": {"l": {"m": []}}})
-    types = (FrozenDict, FrozenList, type(None))
-    unpack_sealed(data)  # the keys are known from here on
+    obj = {"a": [{"b": [1, "text", b"bytes", 1.5, 2**60]}, {}], "k": {"l": {"m": []}}}
+    data = pack(obj)
+    same_one, other = read_only(data), read_only(pack({"a": [{"c": 1}, {}], "k": obj["k"], "l": 2}))
+    counted = [FrozenDict, FrozenList, type(None)]
+    for previous in (same_one, other):
+        if previous is not NotImplemented:
+            counted += [previous, previous["a"], *previous["a"], *previous["k"].values()]
 
     def use() -> None:
         for end in range(len(data) + 1):
-            for read in (unpack, unpack_sealed):
+            for read in (
+                unpack,
+                read_only,
+                partial(read_only, previous=same_one),
+                partial(read_only, previous=other),
+            ):
                 read(data[:end])
                 read(data[:end] + b"\xc1")
                 read(data[:end] + data)
 
     use()
-    before = [sys.getrefcount(t) for t in types], sys.getallocatedblocks()
+    before = [sys.getrefcount(t) for t in counted], sys.getallocatedblocks()
     for _ in range(20):
         use()
-    after = [sys.getrefcount(t) for t in types], sys.getallocatedblocks()
+    after = [sys.getrefcount(t) for t in counted], sys.getallocatedblocks()
     assert after[0] == before[0]
     assert abs(after[1] - before[1]) < 50
 

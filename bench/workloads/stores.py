@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import cycle
 from typing import Any
 
 import msgpack
@@ -87,39 +88,50 @@ def get_raw(scale: Scale, rival: str) -> Iterator[Pair]:
     typed=True,
 )
 @workload(
+    "get, not kept",
+    "read",
+    "the same without a cache: all of the pod is decoded at each call, and dropped",
+    {"LMDB": 0.8, "dict": None},
+    cache=0,
+)
+@workload(
     "get, changed",
     "read",
-    "get_by_key of a pod that has just changed: bytes and decoding",
+    "get_by_key of a pod whose status has just changed: bytes and decoding",
     {"LMDB": 0.8, "dict": None},
-    typed=False,
 )
-def get_changed(scale: Scale, rival: str, typed: bool) -> Iterator[Pair]:
-    objects = pods.pods(min(scale.keys, 500))
-    data = pods.payloads(objects)
-    keys = list(data)
+def get_changed(
+    scale: Scale, rival: str, typed: bool = False, cache: str | int = "64MiB"
+) -> Iterator[Pair]:
+    count = min(scale.keys, 500)
+    versions = [
+        pods.payloads([pods.make(number, revision) for number in range(count)])
+        for revision in range(1, 6)
+    ]
     with ExitStack() as stack:
-        store = stack.enter_context(
-            Store.create(codec=MsgspecCodec(three_fields())) if typed else Store.create()
-        )
+        codec = MsgspecCodec(three_fields()) if typed else None
+        store = stack.enter_context(Store.create(codec=codec, cache=cache))
         store.unlink()
         peer = stack.enter_context(RIVALS[rival].open(scale.where))
-        peer.fill(data)
+        peer.fill(versions[0])
+        updates = cycle(versions)
+        names = list(versions[0])
 
         def ours() -> float:
             spent, count = 0.0, 0
             while spent < scale.seconds:
-                for key, payload in data.items():
+                for key, payload in next(updates).items():
                     store.add_raw(key, payload)
                 begin = time.perf_counter()
-                for key in keys:
+                for key in names:
                     store.get_by_key(key)
                 spent += time.perf_counter() - begin
-                count += len(keys)
+                count += len(names)
             return spent / count * 1e6
 
         yield (
             ours,
-            lambda: per_item(lambda key: msgpack.unpackb(peer.get(key)), keys, scale.seconds),
+            lambda: per_item(lambda key: msgpack.unpackb(peer.get(key)), names, scale.seconds),
         )
 
 
@@ -138,23 +150,27 @@ def each_list(objects: Any, change: Callable[[], None], seconds: float) -> float
 @workload(
     "list, 10 changed",
     "list",
-    "list() of all pods after 10 have changed",
+    "list() of all pods after the status of 10 has changed",
     {"dict": 2.0},
     changes=10,
 )
 @workload("list", "list", "list() of all pods, none changed", {"dict": 1.5}, changes=0)
 def list_all(scale: Scale, rival: str, changes: int) -> Iterator[Pair]:
     objects = pods.pods(scale.keys)
-    few = list(pods.payloads(objects).items())[:changes]
+    updates = cycle(
+        pods.payloads([pods.make(number, revision) for number in range(changes)])
+        for revision in range(1, 6)
+    )
+    few = [pods.key_of(pod) for pod in objects[:changes]]
     with stored(objects) as store, peer_of(scale, rival, objects) as peer:
         store.list()
 
         def change() -> None:
-            for key, payload in few:
+            for key, payload in next(updates).items():
                 store.add_raw(key, payload)
 
         def change_dict() -> None:
-            for key, _ in few:
+            for key in few:
                 peer.data[key] = dict(peer.data[key])
 
         yield (

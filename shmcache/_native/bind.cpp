@@ -143,10 +143,13 @@ class WithoutGil {
   PyThreadState* state_;
 };
 
-// Where the index word of a key is that was found before; `hash` is Python's, -1 of none.
+// Where what is known of a key is in the cache, and where its index word was found; `hash` is
+// Python's, -1 of none.
 struct Shortcut {
+  static constexpr uint32_t kNowhere = ~uint32_t{0};
+
   Py_hash_t hash = -1;
-  uint32_t record = 0, slot = 0;
+  uint32_t record = 0, slot = kNowhere;
 };
 
 // The last list of objects, and which record each is of. Kept only while the cache holds all of
@@ -362,7 +365,7 @@ class Handle {
     }
     ++misses_;
     count_read();
-    nb::object object = decode(data, key);
+    nb::object object = decode(data, key, last_version(key));
     if (hit.record != kNoRecord) {
       remember(hit.record, hit.state, nb::borrow(key), object, nb::len(data));
       make_shortcut(key, hit);
@@ -1090,11 +1093,12 @@ class Handle {
     return true;
   }
 
-  // The key is for the error message.
-  nb::object decode(nb::handle data, nb::handle key) {
+  // The key is for the error message. `previous`: what we had of this entry before, or None. An
+  // update takes another record, so that is not where the new version will be.
+  nb::object decode(nb::handle data, nb::handle key, const nb::object& previous) {
     if (decode_.is_none()) return nb::borrow(data);
     try {
-      return decode_(data, key);
+      return decode_(data, key, previous);
     } catch (const std::exception&) {
       throw;
     } catch (...) {  // the interpreter ends while this thread runs Python
@@ -1110,41 +1114,94 @@ class Handle {
   // No Python code, no waiting: so without Use.
 
   PyObject* by_shortcut(nb::handle key) {
-    if (shortcuts_.empty() || closed() || !PyUnicode_CheckExact(key.ptr())) return nullptr;
+    if (closed()) return nullptr;
     Segment& segment = arena_->segment();
     // What is wrong with these the long way says.
     if (segment.lost() || (segment.unlinked() && segment.superseded())) return nullptr;
+    const Shortcut* s = shortcut(key);
+    if (s == nullptr || s->slot == Shortcut::kNowhere) return nullptr;
+    Cached& c = cache_[s->record];
+    Hit hit;
+    hit.record = RecordNo{s->record};
+    hit.state = c.state;
+    hit.root = shortcut_root_;
+    hit.slot = s->slot;
+    if (!arena_->still(hit)) return nullptr;
+    ++hits_;
+    count_read();
+    c.recent = true;
+    return c.object.ptr();
+  }
+
+  // That of this str, if what it leads to is still in the cache, of this version of its entry or an
+  // earlier one. Open addressing; what leads nowhere by now stays until the next `rehash`.
+  Shortcut* shortcut(nb::handle key) {
+    if (shortcuts_.empty() || !PyUnicode_CheckExact(key.ptr())) return nullptr;
     const Py_hash_t hash = PyObject_Hash(key.ptr());  // a str keeps it, and it is never -1
-    const Shortcut* pair = &shortcuts_[static_cast<size_t>(hash) & (shortcuts_.size() - 2)];
-    for (int way = 0; way < 2; ++way) {
-      const Shortcut& s = pair[way];
-      if (s.hash != hash || s.record >= cache_.size()) continue;
-      Cached& c = cache_[s.record];
-      if (!c.object.is_valid() || !same_text(c.key, key)) continue;
-      Hit hit;
-      hit.record = RecordNo{s.record};
-      hit.state = c.state;
-      hit.root = shortcut_root_;
-      hit.slot = s.slot;
-      if (!arena_->still(hit)) return nullptr;
-      ++hits_;
-      count_read();
-      c.recent = true;
-      return c.object.ptr();
+    for (size_t at = home(hash); shortcuts_[at].hash != -1; at = next(at)) {
+      Shortcut& s = shortcuts_[at];
+      if (s.hash == hash && known(s) && same_text(cache_[s.record].key, key)) return &s;
     }
     return nullptr;
   }
+  bool known(const Shortcut& s) const {
+    return s.record < cache_.size() && cache_[s.record].object.is_valid();
+  }
+  size_t home(Py_hash_t hash) const { return static_cast<size_t>(hash) & (shortcuts_.size() - 1); }
+  size_t next(size_t at) const { return (at + 1) & (shortcuts_.size() - 1); }
 
   void make_shortcut(nb::handle key, const Hit& hit) {
-    if (!PyUnicode_CheckExact(key.ptr()) || hit.slot > UINT32_MAX) return;
-    if (hit.root != shortcut_root_ || shortcuts_.size() < cache_.size()) {
-      shortcuts_.assign(std::bit_ceil(2 * cache_.size() + 16), Shortcut());
+    if (!PyUnicode_CheckExact(key.ptr()) || hit.slot >= Shortcut::kNowhere) return;
+    if (hit.root != shortcut_root_) {
+      for (Shortcut& s : shortcuts_) s.slot = Shortcut::kNowhere;
       shortcut_root_ = hit.root;
     }
-    const Py_hash_t hash = PyObject_Hash(key.ptr());
-    Shortcut* pair = &shortcuts_[static_cast<size_t>(hash) & (shortcuts_.size() - 2)];
-    if (pair[0].hash != hash) pair[1] = pair[0];
-    pair[0] = {hash, raw(hit.record), static_cast<uint32_t>(hit.slot)};
+    Shortcut* s = shortcut(key);
+    if (s == nullptr) {
+      if (2 * (shortcuts_used_ + 1) > shortcuts_.size()) rehash();
+      s = &new_shortcut(PyObject_Hash(key.ptr()));
+    }
+    s->record = raw(hit.record);
+    s->slot = static_cast<uint32_t>(hit.slot);
+  }
+
+  Shortcut& new_shortcut(Py_hash_t hash) {
+    size_t at = home(hash);
+    while (shortcuts_[at].hash != -1) at = next(at);
+    ++shortcuts_used_;
+    shortcuts_[at].hash = hash;
+    return shortcuts_[at];
+  }
+
+  // Without those that lead nowhere, or to the entry of another key; then a quarter full at most.
+  void rehash() {
+    std::vector<Shortcut> kept;
+    for (const Shortcut& s : shortcuts_) {
+      if (s.hash == -1 || !known(s)) continue;
+      const nb::object& key = cache_[s.record].key;
+      if (PyUnicode_CheckExact(key.ptr()) && PyObject_Hash(key.ptr()) == s.hash) kept.push_back(s);
+    }
+    shortcuts_ = std::vector<Shortcut>(std::bit_ceil(4 * kept.size() + 16));
+    shortcuts_used_ = 0;
+    for (const Shortcut& s : kept) new_shortcut(s.hash) = s;
+  }
+
+  // What was known by this str before its entry changed, or None.
+  nb::object last_version(nb::handle key) {
+    const Shortcut* s = shortcut(key);
+    return s == nullptr ? nb::none() : cache_[s->record].object;
+  }
+
+  // An update takes the record that the one before it gave up, so the last version of another entry
+  // may stand in the cache where `record` of `key` goes. It takes the place of the last version of
+  // `key`, which nobody will ask for again. (No record has its state there, so nobody gets it.)
+  void make_way(uint32_t record, nb::handle key) {
+    Shortcut* ours = shortcut(key);
+    if (ours == nullptr || ours->record == record || !cache_[record].object.is_valid()) return;
+    Shortcut* theirs = shortcut(cache_[record].key);
+    if (theirs == nullptr || theirs->record != record) return;
+    std::swap(cache_[record], cache_[ours->record]);
+    std::swap(theirs->record, ours->record);
   }
 
   static bool same_text(nb::handle a, nb::handle b) {
@@ -1160,6 +1217,7 @@ class Handle {
   void remember(RecordNo record, uint64_t state, nb::object key, nb::object object, uint64_t size) {
     if (object.is_valid() && size > cache_limit_) return;
     if (raw(record) >= cache_.size()) cache_.resize(raw(record) + 1);
+    make_way(raw(record), key);
     Cached& c = cache_[raw(record)];
     Cached old = std::move(c);  // dropped last: a decref may run Python
     if (old.object.is_valid()) cached_bytes_ -= old.size;
@@ -1266,7 +1324,7 @@ class Handle {
         result.append(key);
         continue;
       }
-      nb::object object = decode(to_bytes(item.value()), key);
+      nb::object object = decode(to_bytes(item.value()), key, nb::none());
       result.append(what == What::kValues ? object : nb::object(nb::make_tuple(key, object)));
     }
     return result;
@@ -1336,8 +1394,15 @@ class Handle {
   }
 
   static nb::object copy_of(nb::handle list) {
-    PyObject* copy = PyList_GetSlice(list.ptr(), 0, PyList_GET_SIZE(list.ptr()));
+    // Most of the time goes into waiting for the objects' lines, whose counts are written: so ahead.
+    constexpr Py_ssize_t kAhead = 16;
+    const Py_ssize_t size = PyList_GET_SIZE(list.ptr());
+    PyObject* copy = PyList_New(size);
     if (copy == nullptr) throw nb::python_error();
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      if (i + kAhead < size) __builtin_prefetch(PyList_GET_ITEM(list.ptr(), i + kAhead), 1);
+      PyList_SET_ITEM(copy, i, Py_NewRef(PyList_GET_ITEM(list.ptr(), i)));
+    }
     return nb::steal(copy);
   }
 
@@ -1364,6 +1429,12 @@ class Handle {
   // False: some object is neither in the cache nor copied.
   bool patch(Listing& listing, const View& view, std::unordered_map<uint32_t, Item>& copies) {
     listing.positions.resize(view.states.size(), Listing::kNowhere);
+    nb::dict previous;  // by key, of what has changed
+    for (uint32_t record : view.touched) {
+      if (record >= cache_.size() || cache_[record].state == view.states[record]) continue;
+      const Cached& known = cache_[record];
+      if (known.object.is_valid()) previous[known.key] = known.object;
+    }
     for (uint32_t record : view.touched) {
       const uint64_t state = view.states[record];
       uint32_t& position = listing.positions[record];
@@ -1375,7 +1446,8 @@ class Handle {
         nb::object key = to_str(copied->second.key()), data = to_bytes(copied->second.value());
         copies.erase(copied);
         ++misses_;
-        remember(RecordNo{record}, state, key, decode(data, key), nb::len(data));
+        nb::object object = decode(data, key, previous.get(key, nb::none()));
+        remember(RecordNo{record}, state, key, object, nb::len(data));
       }
       if (!cached(record, state, true)) return false;
       PyObject* object = nb::object(cache_[record].object).release().ptr();
@@ -1446,7 +1518,7 @@ class Handle {
           nb::object data = to_bytes(copied->second.value());
           copies.erase(copied);
           ++misses_;
-          object = decode(data, key);
+          object = decode(data, key, last_version(key));
           remember(RecordNo{record}, state, key, object, nb::len(data));
         } else {
           remember(RecordNo{record}, state, key, nb::object(), 0);
@@ -1496,7 +1568,8 @@ class Handle {
   uint64_t hits_ = 0, misses_ = 0, raw_reads_ = 0, evictions_ = 0;
   uint32_t unreported_ = kReadsReported;
   uint64_t reported_reads_ = 0, reported_misses_ = 0;
-  std::vector<Shortcut> shortcuts_;  // a power of two of them, in pairs
+  std::vector<Shortcut> shortcuts_;  // a power of two of them, at most half of them used
+  size_t shortcuts_used_ = 0;
   uint64_t shortcut_root_ = 0;
   Last last_;
 };
@@ -1691,16 +1764,13 @@ class Changes {
       given.state = state;
       given.hash = handle.arena_->table().key(item.data.get(), item.key_size).hash;
       const uint32_t before = olds.find(given.hash, item.key());
-      given.key = before == Gone::kNone ? handle.to_str(item.key()) : given_[gone[before]].key;
-      given.object = object_of(handle, record, state, given.key, item);
-      const uint64_t order = version_of(state) << 1 | 1;
-      if (before == Gone::kNone) {
-        events.push_back({order, change(added_, given.key, given.object, nb::none())});
-      } else {
-        stays[before] = true;
-        events.push_back(
-            {order, change(modified_, given.key, given.object, given_[gone[before]].object)});
-      }
+      const bool known = before != Gone::kNone;
+      given.key = known ? given_[gone[before]].key : handle.to_str(item.key());
+      const nb::object old = known ? given_[gone[before]].object : nb::none();
+      given.object = object_of(handle, record, state, given.key, item, old);
+      if (known) stays[before] = true;
+      const nb::str& type = known ? modified_ : added_;
+      events.push_back({version_of(state) << 1 | 1, change(type, given.key, given.object, old)});
     }
     const size_t live = events.size();
     for (size_t i = 0; i < gone.size(); ++i) {
@@ -1734,14 +1804,14 @@ class Changes {
   }
 
   static nb::object object_of(Handle& handle, uint32_t record, uint64_t state, nb::handle key,
-                              const Item& item) {
+                              const Item& item, const nb::object& old) {
     if (handle.cached(record, state, true)) {
       ++handle.hits_;
       return handle.cache_[record].object;
     }
     ++handle.misses_;
     nb::object data = to_bytes(item.value());
-    nb::object object = handle.decode(data, key);
+    nb::object object = handle.decode(data, key, old);
     handle.remember(RecordNo{record}, state, nb::borrow(key), object, item.value_size);
     return object;
   }

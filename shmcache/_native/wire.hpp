@@ -11,6 +11,7 @@
 //     are ours alone until they are returned (S1), hold nothing but such containers and what the
 //     collector does not know, and are taken off its lists when they are complete (S6). S5 holds
 //     but for the callbacks of the collector, which may see a container being filled: read-only.
+//   - a new version of a document shares what has not changed with the last one (`Like`).
 //   - the keys of a million documents are a few hundred strings: those known from before are found
 //     by their bytes, with no allocation, no decoding and no hashing. Many short texts among the
 //     values are few too (phases, names of nodes, times): they are shared as well.
@@ -105,8 +106,9 @@ class Keys {
 
 inline Keys keys;
 
-// Values seen before, of objects that stay: of those that are soon gone it is not worth it. Most texts come once: so a place is given to one that comes a second time
-// while none other of the same place has come, and a first time costs no more than a mark.
+// Values seen before, of objects that stay: of those that are soon gone it is not worth it. Most
+// texts come once: so a place is given to one that comes a second time while none other of the same
+// place has come, and a first time costs no more than a mark.
 class Values {
  public:
   // A new reference, or null with an exception.
@@ -143,6 +145,15 @@ inline Values values;
 
 // --- bytes to objects ---------------------------------------------------------------------------
 
+// An object of this process that is like the one that is read, most often its last version: what is
+// equal in both is taken from there. An update of a document changes a few of its fields, so most
+// of it is neither made nor, when the last version goes, unmade; and who has both sees by `is` what
+// has stayed. Equal is what gives the same bytes, types included: 1 is not True.
+//
+// It is looked at and never trusted: whatever it holds, what is read says the same. It is kept
+// alive while it is walked, each level by itself, since collector callbacks may run.
+using Like = PyObject*;  // borrowed; null: there is none
+
 class Reader {
  public:
   // `dict` and `list`: the types that containers are sealed with, null to leave them plain.
@@ -153,68 +164,29 @@ class Reader {
         list_(list) {}
 
   // The object, or null: left to the library (no exception), or out of memory (MemoryError).
-  PyObject* read() {
-    for (;;) {
-      // One object: a value, or a key where the innermost container is a map that expects one.
-      Frame* top = depth_ == 0 ? nullptr : &frames_[depth_ - 1];
-      const bool is_key = top != nullptr && top->is_map && top->key == nullptr;
-      Py_ssize_t inside = -1;
-      PyObject* made = next(is_key, inside);
-      if (made == nullptr) return fail();
-      if (inside >= 0 && is_key) {
-        Py_DECREF(made);
-        return fail();
-      }
-      // Put it where it belongs; containers before they are filled.
-      if (top == nullptr) {
-        root_ = made;
-      } else if (is_key) {
-        top->key = made;
-      } else if (!put(*top, made)) {
-        return fail();
-      }
-      if (inside > 0) {
-        if (depth_ == kMaxDepth) return fail();
-        frames_[depth_++] = Frame{made, nullptr, 0, inside, static_cast<bool>(PyDict_Check(made))};
-        continue;
-      }
-      while (depth_ > 0 && frames_[depth_ - 1].filled == frames_[depth_ - 1].size) {
-        if (dict_ != nullptr) PyObject_GC_UnTrack(frames_[depth_ - 1].box);
-        --depth_;
-      }
-      if (depth_ == 0) break;
-    }
-    if (at_ != end_) return fail();
-    return root_;
-  }
-
- private:
-  struct Frame {
-    PyObject* box;  // borrowed: of its parent, the root of root_
-    PyObject* key;  // ours, until its value is there
-    Py_ssize_t filled, size;
-    bool is_map;
-  };
-
-  PyObject* fail() {
-    for (; depth_ > 0; --depth_) Py_XDECREF(frames_[depth_ - 1].key);
-    Py_CLEAR(root_);
+  PyObject* read(Like like) {
+    PyObject* made = value(like);
+    if (made != nullptr && at_ == end_) return made;
+    Py_XDECREF(made);
     if (PyErr_Occurred() != nullptr && !PyErr_ExceptionMatches(PyExc_MemoryError)) PyErr_Clear();
     return nullptr;
   }
 
-  // Takes the reference.
-  static bool put(Frame& frame, PyObject* value) {
-    if (!frame.is_map) {
-      PyList_SET_ITEM(frame.box, frame.filled++, value);
-      return true;
-    }
-    const int status = PyDict_SetItem(frame.box, frame.key, value);
-    Py_DECREF(value);
-    Py_CLEAR(frame.key);
-    ++frame.filled;
-    return status == 0;
-  }
+ private:
+  // A strong reference for as long as a block lasts.
+  class Ref {
+   public:
+    explicit Ref(PyObject* object) : object_(object) {}
+    ~Ref() { Py_XDECREF(object_); }
+    Ref(const Ref&) = delete;
+    Ref& operator=(const Ref&) = delete;
+    PyObject* get() const { return object_; }
+    void set(PyObject* object) { Py_XSETREF(object_, object); }
+    PyObject* release() { return std::exchange(object_, nullptr); }
+
+   private:
+    PyObject* object_;
+  };
 
   size_t left() const { return static_cast<size_t>(end_ - at_); }
 
@@ -232,32 +204,53 @@ class Reader {
     return value;
   }
 
-  PyObject* text(uint64_t size, bool is_key) {
+  // Whether `size` bytes are there; then they are behind us.
+  const char* take(uint64_t size) {
     if (short_ || size > left()) return nullptr;
     const char* data = reinterpret_cast<const char*>(at_);
     at_ += size;
-    if (is_key) return keys.get(data, size);
+    return data;
+  }
+  // Of built-in types, so no Python code runs. Not for floats: -0.0 equals 0.0.
+  static bool equal(PyObject* a, PyObject* b) {
+    return a == b || (Py_IS_TYPE(a, Py_TYPE(b)) && PyObject_RichCompareBool(a, b, Py_EQ) == 1);
+  }
+  // Takes the reference.
+  static PyObject* either(PyObject* made, Like like) {
+    if (made == nullptr || like == nullptr || !equal(made, like)) return made;
+    Py_DECREF(made);
+    return Py_NewRef(like);
+  }
+
+  PyObject* text(uint64_t size, Like like) {
+    const char* data = take(size);
+    if (data == nullptr) return nullptr;
+    if (like != nullptr && PyUnicode_CheckExact(like)) {
+      if (PyUnicode_IS_COMPACT_ASCII(like)) {
+        if (equals(like, data, size)) return Py_NewRef(like);
+      } else if (!is_ascii(data, size)) {
+        return either(new_text(data, size), like);
+      }
+    }
     return dict_ != nullptr ? values.get(data, size) : new_text(data, size);
   }
-  PyObject* bytes(uint64_t size) {
-    if (short_ || size > left()) return nullptr;
-    PyObject* made = PyBytes_FromStringAndSize(reinterpret_cast<const char*>(at_),
-                                               static_cast<Py_ssize_t>(size));
-    at_ += size;
-    return made;
+  PyObject* bytes(uint64_t size, Like like) {
+    const char* data = take(size);
+    if (data == nullptr) return nullptr;
+    return either(PyBytes_FromStringAndSize(data, static_cast<Py_ssize_t>(size)), like);
   }
-  // Each object takes a byte at least, so no more memory is asked for than the bytes promise.
-  PyObject* list(uint64_t size, Py_ssize_t& inside) {
-    if (short_ || size > left()) return nullptr;
-    PyObject* made = PyList_New(static_cast<Py_ssize_t>(size));
-    inside = static_cast<Py_ssize_t>(size);
-    return seal(made, list_);
+  PyObject* integer(int64_t value, Like like) {
+    return short_ ? nullptr : either(PyLong_FromLongLong(value), like);
   }
-  PyObject* map(uint64_t size, Py_ssize_t& inside) {
-    if (short_ || size > left() / 2) return nullptr;
-    inside = static_cast<Py_ssize_t>(size);
-    return seal(PyDict_New(), dict_);
+  PyObject* floating(double value, Like like) {
+    if (short_) return nullptr;
+    if (like != nullptr && PyFloat_CheckExact(like)) {
+      const double old = PyFloat_AS_DOUBLE(like);
+      if (std::memcmp(&old, &value, sizeof value) == 0) return Py_NewRef(like);
+    }
+    return PyFloat_FromDouble(value);
   }
+
   static PyObject* seal(PyObject* made, PyTypeObject* type) {
     if (made == nullptr || type == nullptr) return made;
     Py_INCREF(reinterpret_cast<PyObject*>(type));  // S3
@@ -265,80 +258,201 @@ class Reader {
     PyObject_GC_UnTrack(made);
     return made;
   }
-  PyObject* integer(int64_t value) { return short_ ? nullptr : PyLong_FromLongLong(value); }
+  // Insertions may have put it back on the collector's lists.
+  PyObject* complete(Ref& made) const {
+    if (dict_ != nullptr) PyObject_GC_UnTrack(made.get());
+    return made.release();
+  }
 
-  // `inside`: how many objects a container holds (pairs count once), -1 if it is none.
-  PyObject* next(bool is_key, Py_ssize_t& inside) {
+  // Of a container that is made after all, the first `count` items are those of `like`.
+  PyObject* begin_list(Py_ssize_t size, Like like, Py_ssize_t count) {
+    Ref made(PyList_New(size));
+    if (made.get() == nullptr) return nullptr;
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      if (i >= PyList_GET_SIZE(like)) return nullptr;
+      PyList_SET_ITEM(made.get(), i, Py_NewRef(PyList_GET_ITEM(like, i)));
+    }
+    return seal(made.release(), list_);
+  }
+  PyObject* begin_map(Like like, Py_ssize_t count) {
+    Ref made(PyDict_New());
+    if (made.get() == nullptr) return nullptr;
+    Py_ssize_t at = 0;
+    for (PyObject *key, *value; count > 0 && PyDict_Next(like, &at, &key, &value); --count) {
+      if (PyDict_SetItem(made.get(), key, value) != 0) return nullptr;
+    }
+    return count > 0 ? nullptr : seal(made.release(), dict_);
+  }
+
+  // Each object takes a byte at least, so no more memory is asked for than the bytes promise.
+  PyObject* list(uint64_t count, Like like) {
+    if (short_ || count > left() || (count > 0 && depth_ == kMaxDepth)) return nullptr;
+    const auto size = static_cast<Py_ssize_t>(count);
+    const Ref old(like != nullptr && Py_IS_TYPE(like, list_) ? Py_NewRef(like) : nullptr);
+    const auto olds = [&] { return old.get() == nullptr ? 0 : PyList_GET_SIZE(old.get()); };
+    Ref made(nullptr);  // none, as long as all is as in `old`
+    if (old.get() == nullptr || olds() != size) made.set(begin_list(size, nullptr, 0));
+    ++depth_;
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      const Ref was(i < olds() ? Py_NewRef(PyList_GET_ITEM(old.get(), i)) : nullptr);
+      Ref item(value(was.get()));
+      if (item.get() == nullptr) return nullptr;
+      if (made.get() == nullptr) {
+        if (item.get() == was.get()) continue;
+        made.set(begin_list(size, old.get(), i));
+        if (made.get() == nullptr) return nullptr;
+      }
+      PyList_SET_ITEM(made.get(), i, item.release());
+    }
+    --depth_;
+    return made.get() == nullptr ? Py_NewRef(old.get()) : complete(made);
+  }
+
+  PyObject* map(uint64_t count, Like like) {
+    if (short_ || count > left() / 2 || (count > 0 && depth_ == kMaxDepth)) return nullptr;
+    const auto size = static_cast<Py_ssize_t>(count);
+    const Ref old(like != nullptr && Py_IS_TYPE(like, dict_) ? Py_NewRef(like) : nullptr);
+    Ref made(nullptr);  // none, as long as all is as in `old`
+    if (old.get() == nullptr || PyDict_GET_SIZE(old.get()) != size) made.set(begin_map(nullptr, 0));
+    bool in_step = old.get() != nullptr;  // the keys until here are the first of `old`
+    Py_ssize_t at = 0;
+    ++depth_;
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      PyObject *old_key = nullptr, *old_value = nullptr;
+      in_step = in_step && PyDict_Next(old.get(), &at, &old_key, &old_value);
+      const Ref expected(Py_XNewRef(old_key));
+      const Ref key(in_step && skip(old_key) ? Py_NewRef(old_key) : this->key());
+      if (key.get() == nullptr) return nullptr;
+      in_step = in_step && PyUnicode_CheckExact(key.get()) && equal(expected.get(), key.get());
+      if (!in_step && old.get() != nullptr) {
+        old_value = PyDict_GetItemWithError(old.get(), key.get());
+        if (old_value == nullptr && PyErr_Occurred() != nullptr) return nullptr;
+      }
+      const Ref was(Py_XNewRef(old_value));
+      const Ref item(value(was.get()));
+      if (item.get() == nullptr) return nullptr;
+      if (made.get() == nullptr) {
+        if (in_step && item.get() == was.get()) continue;
+        made.set(begin_map(old.get(), i));
+        if (made.get() == nullptr) return nullptr;
+      }
+      if (PyDict_SetItem(made.get(), key.get(), item.get()) != 0) return nullptr;
+    }
+    --depth_;
+    return made.get() == nullptr ? Py_NewRef(old.get()) : complete(made);
+  }
+
+  // Past the bytes of a key, if they are those of `key`; of the two shortest kinds of text, which
+  // most are.
+  bool skip(PyObject* key) {
+    if (!PyUnicode_CheckExact(key) || !PyUnicode_IS_COMPACT_ASCII(key)) return false;
+    const auto size = static_cast<size_t>(PyUnicode_GET_LENGTH(key));
+    const size_t header = size <= 31 ? 1 : 2;
+    if (size > 0xff || left() < header + size) return false;
+    if (header == 1 ? *at_ != (0xa0 | size) : *at_ != 0xd9 || at_[1] != size) return false;
+    if (std::memcmp(PyUnicode_1BYTE_DATA(key), at_ + header, size) != 0) return false;
+    at_ += header + size;
+    return true;
+  }
+
+  // Containers as keys are the library's.
+  PyObject* key() {
+    if (at_ == end_) return nullptr;
+    const unsigned char c = *at_;
+    uint64_t size = 0;
+    if (c >= 0xa0 && c <= 0xbf) {
+      size = *at_++ & 0x1fu;
+    } else if (c == 0xd9) {
+      ++at_;
+      size = number<1>();
+    } else if (c == 0xda) {
+      ++at_;
+      size = number<2>();
+    } else if (c == 0xdb) {
+      ++at_;
+      size = number<4>();
+    } else if ((c >= 0x80 && c <= 0x9f) || (c >= 0xdc && c <= 0xdf)) {
+      return nullptr;
+    } else {
+      return value(nullptr);
+    }
+    const char* data = take(size);
+    return data == nullptr ? nullptr : keys.get(data, size);
+  }
+
+  PyObject* value(Like like) {
     if (at_ == end_) return nullptr;
     const unsigned char c = *at_++;
     if (c <= 0x7f) return PyLong_FromLong(c);
-    if (c <= 0x8f) return map(c & 0x0fu, inside);
-    if (c <= 0x9f) return list(c & 0x0fu, inside);
-    if (c <= 0xbf) return text(c & 0x1fu, is_key);
-    if (c >= 0xe0) return PyLong_FromLong(static_cast<signed char>(c));
+    if (c <= 0x8f) return map(c & 0x0fu, like);
+    if (c <= 0x9f) return list(c & 0x0fu, like);
+    if (c <= 0xbf) return text(c & 0x1fu, like);
+    if (c >= 0xe0) return integer(static_cast<signed char>(c), like);
     switch (c) {
       case 0xc0: return Py_NewRef(Py_None);
       case 0xc2: return Py_NewRef(Py_False);
       case 0xc3: return Py_NewRef(Py_True);
-      case 0xc4: return bytes(number<1>());
-      case 0xc5: return bytes(number<2>());
-      case 0xc6: return bytes(number<4>());
+      case 0xc4: return bytes(number<1>(), like);
+      case 0xc5: return bytes(number<2>(), like);
+      case 0xc6: return bytes(number<4>(), like);
       case 0xca: {
         const auto bits = static_cast<uint32_t>(number<4>());
         float value;
         std::memcpy(&value, &bits, sizeof value);
-        return short_ ? nullptr : PyFloat_FromDouble(static_cast<double>(value));
+        return floating(static_cast<double>(value), like);
       }
       case 0xcb: {
         const uint64_t bits = number<8>();
         double value;
         std::memcpy(&value, &bits, sizeof value);
-        return short_ ? nullptr : PyFloat_FromDouble(value);
+        return floating(value, like);
       }
-      case 0xcc: return integer(static_cast<int64_t>(number<1>()));
-      case 0xcd: return integer(static_cast<int64_t>(number<2>()));
-      case 0xce: return integer(static_cast<int64_t>(number<4>()));
+      case 0xcc: return integer(static_cast<int64_t>(number<1>()), like);
+      case 0xcd: return integer(static_cast<int64_t>(number<2>()), like);
+      case 0xce: return integer(static_cast<int64_t>(number<4>()), like);
       case 0xcf: {
         const uint64_t value = number<8>();
-        return short_ ? nullptr : PyLong_FromUnsignedLongLong(value);
+        return short_ ? nullptr : either(PyLong_FromUnsignedLongLong(value), like);
       }
-      case 0xd0: return integer(static_cast<int8_t>(number<1>()));
-      case 0xd1: return integer(static_cast<int16_t>(number<2>()));
-      case 0xd2: return integer(static_cast<int32_t>(number<4>()));
-      case 0xd3: return integer(static_cast<int64_t>(number<8>()));
-      case 0xd9: return text(number<1>(), is_key);
-      case 0xda: return text(number<2>(), is_key);
-      case 0xdb: return text(number<4>(), is_key);
-      case 0xdc: return list(number<2>(), inside);
-      case 0xdd: return list(number<4>(), inside);
-      case 0xde: return map(number<2>(), inside);
-      case 0xdf: return map(number<4>(), inside);
+      case 0xd0: return integer(static_cast<int8_t>(number<1>()), like);
+      case 0xd1: return integer(static_cast<int16_t>(number<2>()), like);
+      case 0xd2: return integer(static_cast<int32_t>(number<4>()), like);
+      case 0xd3: return integer(static_cast<int64_t>(number<8>()), like);
+      case 0xd9: return text(number<1>(), like);
+      case 0xda: return text(number<2>(), like);
+      case 0xdb: return text(number<4>(), like);
+      case 0xdc: return list(number<2>(), like);
+      case 0xdd: return list(number<4>(), like);
+      case 0xde: return map(number<2>(), like);
+      case 0xdf: return map(number<4>(), like);
       default: return nullptr;  // extension types
     }
   }
 
   const unsigned char *at_, *end_;
   PyTypeObject *dict_, *list_;
-  PyObject* root_ = nullptr;
   bool short_ = false;
   int depth_ = 0;
-  Frame frames_[kMaxDepth];
 };
 
-inline PyObject* read(PyObject* data, PyTypeObject* dict, PyTypeObject* list) {
+inline PyObject* read(PyObject* data, PyTypeObject* dict, PyTypeObject* list, Like like) {
   if (!PyBytes_Check(data)) return Py_NewRef(Py_NotImplemented);
   Reader reader(PyBytes_AS_STRING(data), static_cast<size_t>(PyBytes_GET_SIZE(data)), dict, list);
-  PyObject* made = reader.read();
+  PyObject* made = reader.read(like);
   if (made != nullptr || PyErr_Occurred() != nullptr) return made;
   return Py_NewRef(Py_NotImplemented);
 }
 
-inline PyObject* unpack(PyObject*, PyObject* data) { return read(data, nullptr, nullptr); }
+inline PyObject* unpack(PyObject*, PyObject* data) { return read(data, nullptr, nullptr, nullptr); }
 
-// `self` is (FrozenDict, FrozenList).
-inline PyObject* unpack_sealed(PyObject* self, PyObject* data) {
-  return read(data, reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(self, 0)),
-              reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(self, 1)));
+// `self` is (FrozenDict, FrozenList); the arguments are the bytes, and an object like theirs.
+inline PyObject* unpack_sealed(PyObject* self, PyObject* const* args, Py_ssize_t count) {
+  if (count != 2) {
+    PyErr_Format(PyExc_TypeError, "unpack_sealed takes 2 arguments, not %zd", count);
+    return nullptr;
+  }
+  return read(args[0], reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(self, 0)),
+              reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(self, 1)), args[1]);
 }
 
 // --- objects to bytes ---------------------------------------------------------------------------
@@ -488,15 +602,22 @@ inline PyObject* pack(PyObject* self, PyObject* obj) {
 
 // --- for these types of read-only containers ----------------------------------------------------
 
-inline PyObject* not_implemented(PyObject*, PyObject*) { return Py_NewRef(Py_NotImplemented); }
+inline PyObject* nothing(PyObject*, PyObject* const*, Py_ssize_t) {
+  return Py_NewRef(Py_NotImplemented);
+}
+
+// What PyMethodDef wants; which kind it is say its flags.
+inline PyCFunction method(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
 
 // (pack, unpack, unpack_sealed) for FrozenDict and FrozenList. Functions that leave everything to
 // the library where there is no GIL, or (the last) where there is no sealing.
 inline PyObject* wire(PyObject*, PyObject* args) {
-  static PyMethodDef nothing = {"nothing", not_implemented, METH_O, "NotImplemented."};
+  static PyMethodDef leaves = {"nothing", method(nothing), METH_FASTCALL, "NotImplemented."};
   static PyMethodDef packs = {"pack", pack, METH_O, "msgpack of an object, or NotImplemented."};
   static PyMethodDef unpacks = {"unpack", unpack, METH_O, "Plain objects, or NotImplemented."};
-  static PyMethodDef seals = {"unpack_sealed", unpack_sealed, METH_O,
+  static PyMethodDef seals = {"unpack_sealed", method(unpack_sealed), METH_FASTCALL,
                               "Read-only objects, or NotImplemented."};
   PyObject *frozen_dict, *frozen_list;
   if (!PyArg_ParseTuple(args, "O!O!:wire", &PyType_Type, &frozen_dict, &PyType_Type,
@@ -509,9 +630,9 @@ inline PyObject* wire(PyObject*, PyObject* args) {
   constexpr bool kGil = true;
 #endif
   const bool sealed = kGil && sealing::possible(frozen_dict, frozen_list);
-  return Py_BuildValue("(NNN)", PyCFunction_New(kGil ? &packs : &nothing, args),
-                       PyCFunction_New(kGil ? &unpacks : &nothing, args),
-                       PyCFunction_New(sealed ? &seals : &nothing, args));
+  return Py_BuildValue("(NNN)", PyCFunction_New(kGil ? &packs : &leaves, args),
+                       PyCFunction_New(kGil ? &unpacks : &leaves, args),
+                       PyCFunction_New(sealed ? &seals : &leaves, args));
 }
 
 inline PyMethodDef kFunctions[] = {

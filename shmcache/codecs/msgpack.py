@@ -38,9 +38,20 @@ class MsgpackCodec:
         obj = unpack(data)
         return _decode_unusual(data) if obj is NotImplemented else obj
 
-    def decode_shared(self, data: bytes | memoryview) -> Any:
-        """A read-only object, for all readers of the process, or ValueError."""
-        obj = unpack_sealed(data)
+    def decode_shared(self, data: bytes | memoryview, previous: Any = None) -> Any:
+        """A read-only object, for all readers of the process, or ValueError.
+
+        What is the same in ``previous``, a read-only object too, is taken from there: of two
+        versions of one document, only what differs is made.
+
+        >>> codec = MsgpackCodec()
+        >>> one, two = ({"spec": {"replicas": 3}, "ready": n} for n in (1, 2))
+        >>> old = codec.decode_shared(codec.encode(one))
+        >>> new = codec.decode_shared(codec.encode(two), old)
+        >>> new["ready"], new["spec"] is old["spec"]
+        (2, True)
+        """
+        obj = unpack_sealed(data, previous)
         return seal(_decode_unusual(data)) if obj is NotImplemented else obj
 
 

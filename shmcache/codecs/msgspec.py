@@ -64,8 +64,9 @@ class MsgspecCodec:
         except RecursionError as cause:
             raise ValueError(_TOO_DEEP) from cause
 
-    def decode_shared(self, data: bytes | memoryview) -> Any:
-        """A read-only object, for all readers of the process, or ValueError."""
+    def decode_shared(self, data: bytes | memoryview, previous: Any = None) -> Any:
+        """A read-only object, for all readers of the process, or ValueError. ``previous`` is of no
+        use here."""
         return seal(self.decode(data))
 
     def __reduce__(self) -> Any:

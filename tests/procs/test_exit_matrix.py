@@ -330,7 +330,9 @@ class Codec(shmcache.MsgpackCodec):
     def decode(self, data):
         litter()
         return super().decode(data)
-    decode_shared = decode
+    def decode_shared(self, data, previous):
+        litter()
+        return super().decode_shared(data, previous)
 
 store = shmcache.Store.attach(sys.argv[1], writable=True, codec=Codec(), cache=1024)
 fifo = shmcache.FIFO.attach(sys.argv[2], codec=Codec())
@@ -383,10 +385,9 @@ def test_a_finaliser_that_closes_the_handle_inside_a_call(store: Store) -> None:
     and nothing is left open."""
     program = """
         class Codec(shmcache.MsgpackCodec):
-            def decode(self, data):
+            def decode_shared(self, data, previous):
                 store.close()
-                return super().decode(data)
-            decode_shared = decode
+                return super().decode_shared(data, previous)
         for read in (
             lambda: store.get_by_key("key"),
             lambda: store.list(),
