@@ -464,7 +464,8 @@ class Work:
         except ClaimLostError:
             raise
         except BaseException:  # struck by a signal handler, or no room to queue it again
-            core.end_claim(self._token, RELEASED)
+            if not self._token.ended:  # struck as end_claim returned: there is nothing to end
+                core.end_claim(self._token, RELEASED)
             raise
 
     def _succeeded(self) -> int:

@@ -623,6 +623,39 @@ def test_struck_at_any_bytecode(
     assert ended > 0
 
 
+def test_struck_at_the_end_of_a_shut_down_queue() -> None:
+    """An exception of a signal handler between any two bytecodes of a step that fails after the
+    shutdown leaves the queue whole: what has ended is not ended again."""
+    if sys.gettrace() is not None:
+        pytest.skip("another tracer is at work")
+    queues: list[WorkQueue] = []
+
+    def another() -> None:
+        queues.append(WorkQueue.create(capacity="1MiB", rate_limiter=FastSlow(LONG, LONG, 0)))
+        queues[-1].unlink()
+        queues[-1].add("a")
+
+    def step(_: object) -> list[Any]:
+        try:
+            with queues[-1].work(0):
+                queues[-1].shutdown()  # what fails from now on is not queued again
+                raise LookupError
+        except LookupError:
+            return ["a"]
+
+    another()
+    rounds = 0
+    for _ in strikes(None, step, ("shmcache/workqueue.py",)):
+        rounds += 1
+        gc.collect()
+        with queues.pop() as queue:
+            assert queue.check() == []
+            assert flying(queue) == []
+        another()
+    queues.pop().close()
+    assert rounds > 30
+
+
 def test_the_planted_fault_is_found(struck: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the block's end keeps the claim to itself, the same test finds the key in flight."""
     kept: list[object] = []
