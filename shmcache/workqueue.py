@@ -437,6 +437,11 @@ class Work:
 
     def __enter__(self) -> str:
         core = self._queue._core
+        if hasattr(self, "_token") and not self._token.ended:
+            raise RuntimeError(
+                f"the block of this work() still has the key {self._key!r}: call queue.work() for "
+                "each block"
+            )
         hand: list[_Claimed] = []
         try:
             core.claim(self._lease, self._timeout, hand)

@@ -413,6 +413,19 @@ def test_work_without_a_key(queue: WorkQueue) -> None:
         raise AssertionError
 
 
+def test_one_step_has_one_key(queue: WorkQueue) -> None:
+    """What work() returned is a RuntimeError in a second block (of another thread, say) while the
+    first has its key, which stays with that; after it, it may be used again."""
+    queue.add_many(["a", "b"])
+    step = queue.work(0)
+    with step:
+        with pytest.raises(RuntimeError, match=r"has the key 'a'"), step:
+            raise AssertionError
+        assert (flying(queue), queue.queued()) == (["a"], ["b"])
+    with step as key:
+        assert key == "b"
+
+
 @pytest.mark.parametrize("wrong", [0, -1.0, float("nan")])
 def test_a_lease_is_some_time(queue: WorkQueue, wrong: float) -> None:
     """A lease or timeout that is none is a ValueError, and nothing is taken."""
