@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 DONE, FAILED, RELEASED = range(3)  # Arena::End
 
+_FOREVER = 1e9  # seconds: what the core takes for no limit
+
 
 class Claim(Generic[T]):
     """An item in flight, made by :meth:`FIFO.claim <shmcache.FIFO.claim>`. As a context manager it
@@ -118,7 +120,11 @@ class Claim(Generic[T]):
 
 
 def checked_lease(lease: float | None) -> float | None:
-    """``lease``, if it is one; ValueError if not."""
-    if lease is not None and not lease > 0:
+    """``lease``, if it is one, and no longer than for ever; ValueError or TypeError if not."""
+    if lease is None:
+        return None
+    if not isinstance(lease, (int, float)):
+        raise TypeError(f"lease is a number of seconds, or None for no end, and not {lease!r}")
+    if not lease > 0:  # also NaN
         raise ValueError(f"lease is seconds above 0, or None for no end, and not {lease!r}")
-    return lease
+    return min(lease, _FOREVER)

@@ -438,6 +438,18 @@ def test_a_lease_is_some_time(queue: WorkQueue, wrong: float) -> None:
     assert len(queue) == 1
 
 
+def test_a_lease_is_a_number(queue: WorkQueue) -> None:
+    """Text is a TypeError, and nothing is taken; an int too large for a float is for ever."""
+    wrong: Any = "5"
+    queue.add("a")
+    for take in (queue.get, queue.work):
+        with pytest.raises(TypeError, match="lease is a number of seconds"):
+            take(0, wrong)
+    assert queue.get(0, 10**400) == "a"
+    assert (queue.in_flight()[0].lease or 0) > 1e8
+    queue.done("a")
+
+
 def test_a_lease_runs_out(queue: WorkQueue) -> None:
     """After its lease a key goes back with one failure more, and who held it is told; its failure
     does nothing then."""
