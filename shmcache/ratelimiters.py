@@ -31,6 +31,7 @@ the seconds until the token is there."""
 
 _MOST_DOUBLINGS = 1000  # 2.0 ** 1024 is an OverflowError
 _MOST_SECONDS = 1e9  # what the core takes for no limit
+_MOST_RATE = 1e9  # a token each nanosecond
 
 
 @runtime_checkable
@@ -114,7 +115,7 @@ class TokenBucket:
 
     As ``BucketRateLimiter`` of client-go, but that the bucket is one for all processes of the
     queue: all should have the same figures. Raises :class:`ValueError` unless ``rate`` is above
-    0 and finite, and ``burst`` at least 1.
+    0 and at most 1e9, and ``burst`` at least 1.
 
     >>> from shmcache import TokenBucket, WorkQueue
     >>> with WorkQueue.create(rate_limiter=TokenBucket(rate=0.001, burst=2)) as queue:
@@ -132,9 +133,10 @@ class TokenBucket:
     burst: int = 100
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < math.inf:
+        if not 0 < self.rate <= _MOST_RATE:
             raise ValueError(
-                f"TokenBucket needs a rate above 0, in tokens a second, not {self.rate!r}"
+                f"TokenBucket needs a rate above 0 and up to {_MOST_RATE:,.0f}, in tokens a "
+                f"second, not {self.rate!r}"
             )
         if not (isinstance(self.burst, int) and self.burst >= 1):
             raise ValueError(f"TokenBucket needs a burst of 1 token or more, not {self.burst!r}")

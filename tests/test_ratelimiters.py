@@ -95,6 +95,7 @@ def test_max_of_asks_every_one(waits: float, longest: float) -> None:
         (lambda: TokenBucket(rate=-2.0), "-2.0"),
         (lambda: TokenBucket(rate=math.inf), "inf"),
         (lambda: TokenBucket(rate=math.nan), "nan"),
+        (lambda: TokenBucket(rate=1e12, burst=10**20), "1000000000000.0"),  # more than 64 bits
         (lambda: TokenBucket(burst=0), "0"),
         (lambda: TokenBucket(burst=1.5), "1.5"),  # type: ignore[arg-type]
         (lambda: TokenBucket(rate=1e-9, burst=100), "rate=1e-09"),
