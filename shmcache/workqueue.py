@@ -207,9 +207,10 @@ class WorkQueue(Handle):
     def add(self, key: str) -> bool:
         """Queue ``key``, unless it is queued already.
 
-        While a worker has it, it is queued when that is :meth:`done`. False: the queue was shut
-        down, and nothing happened. Raises :class:`~shmcache.KeyFuncError` for a key that is empty
-        or too long, :class:`~shmcache.CapacityError`, :class:`~shmcache.ReadOnlyError`,
+        While a worker has it, it is queued when that is :meth:`done`, at the place of this add:
+        before what was added since. False: the queue was shut down, and nothing happened. Raises
+        :class:`~shmcache.KeyFuncError` for a key that is empty or too long,
+        :class:`~shmcache.CapacityError`, :class:`~shmcache.ReadOnlyError`,
         :class:`~shmcache.LockTimeoutError`.
         """
         return self._core.enqueue(key, 0.0)

@@ -87,6 +87,17 @@ def test_added_at_work_comes_after_done_once(queue: WorkQueue) -> None:
     assert drained(queue) == ["a"]
 
 
+def test_added_at_work_has_the_place_of_the_add(queue: WorkQueue) -> None:
+    """A key that is added while a worker has it comes before what was added after that."""
+    queue.add_many(["a", "b"])
+    key = queue.get(0)
+    queue.add(key)
+    queue.add("c")
+    queue.add(key)
+    queue.done(key)
+    assert drained(queue) == ["b", "a", "c"]
+
+
 def test_added_after_done_is_new_work(queue: WorkQueue) -> None:
     """A key that is done can be added again, and goes to the tail."""
     queue.add_many(["a", "b"])
