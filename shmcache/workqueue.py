@@ -302,9 +302,10 @@ class WorkQueue(Handle):
 
         For those to whom :meth:`work` does not fit. Blocks until there is one, at most ``timeout``
         seconds (0 does not wait), then :class:`queue.Empty`. Raises :class:`~shmcache.ShutDown`
-        once the queue is shut down, empty, and nobody else has a key, which might come back.
-        ``KeyboardInterrupt`` and other exceptions of signal handlers leave it at once, and a key
-        that was already taken goes back to its place.
+        once the queue is shut down, empty, and nobody else has a key, which might come back: who
+        gathers several keys before ending any needs a ``timeout``, or two such workers wait for
+        each other. ``KeyboardInterrupt`` and other exceptions of signal handlers leave it at once,
+        and a key that was already taken goes back to its place.
 
         ``lease``: seconds after which the key goes back, with one failure more, although this
         process lives; None for never. Threads that share a handle and give leases should use
