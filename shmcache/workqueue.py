@@ -96,10 +96,11 @@ class WorkQueue(Handle):
         5 ms, doubled by each failure up to 1000 s, and over all keys 10 failures a second after the
         first 100. ``priority_func`` gives the priority of a key that this handle adds, as for
         :meth:`FIFO.create <shmcache.FIFO.create>`; what is queued already becomes more urgent by
-        it, never less. ``max_attempts``: after so many failures a key is a dead letter (see
-        :meth:`work`), 0 for never; it belongs to the arena, whoever attaches. ``name``,
-        ``capacity`` (some 250 bytes a key), ``lock_timeout`` and ``mode`` as for
-        :meth:`Store.create <shmcache.Store.create>`, and so are the errors.
+        it, never less. ``max_attempts``: after so many failures a key is a dead letter, by the end
+        of :meth:`work` or the death of a worker, not by :meth:`add_rate_limited`; 0 for never; it
+        belongs to the arena, whoever attaches. ``name``, ``capacity`` (some 250 bytes a key),
+        ``lock_timeout`` and ``mode`` as for :meth:`Store.create <shmcache.Store.create>`, and so
+        are the errors.
         """
         self = cls._prepare(
             True,
