@@ -251,7 +251,9 @@ class WorkQueue(Handle):
 
     def forget(self, key: str) -> None:
         """Let ``key`` have failed 0 times: it has succeeded, or will not be tried again. Whether it
-        is queued, waits for its time or is with a worker stays as it is."""
+        is queued, waits for its time or is with a worker stays as it is. Until then the count is
+        kept, some 130 bytes, also of a key that is in no list any more: its worker died once, say.
+        """
         self._core.forget(key)
 
     def num_requeues(self, key: str) -> int:
