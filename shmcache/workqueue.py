@@ -354,9 +354,10 @@ class WorkQueue(Handle):
         """End the queue for every process: adds do nothing any more, what waits for its time is not
         handed out, and once the queue is empty :meth:`get` raises :class:`~shmcache.ShutDown`.
 
-        What is queued is still handed out, and what a worker has may come back. Does not wait; who
-        waits in :meth:`shutdown_with_drain` is told to go. It cannot be undone: a queue whose
-        content is to outlive its processes is closed, and not shut down.
+        What is queued is still handed out, and what a worker has may come back. What fails from
+        then on is not tried again: that would be an add. Does not wait; who waits in
+        :meth:`shutdown_with_drain` is told to go. It cannot be undone: a queue whose content is to
+        outlive its processes is closed, and not shut down.
         """
         self._core.shut_down(False)
 
@@ -364,8 +365,8 @@ class WorkQueue(Handle):
         """As :meth:`shutdown`, and wait until nothing is queued and no worker has a key.
 
         A key that was added while a worker has it is queued, and worked on, first. Returns whether
-        all was done; False after ``timeout`` seconds, and when anybody calls :meth:`shutdown`
-        meanwhile. Without a worker it waits for ever if anything is queued.
+        all was worked on, well or not; False after ``timeout`` seconds, and when anybody calls
+        :meth:`shutdown` meanwhile. Without a worker it waits for ever if anything is queued.
         """
         deadline = time.monotonic() + (_FOREVER if timeout is None else _at_least_zero(timeout))
         self._core.drain()

@@ -750,6 +750,22 @@ def test_shutdown_wakes_the_workers(queue: WorkQueue) -> None:
     assert ended == [f"WorkQueue {queue.name!r} was shut down and is empty"] * 3
 
 
+def test_what_fails_after_a_shutdown_is_gone(queue: WorkQueue) -> None:
+    """A key whose block raises after the shutdown is not tried again, and a drain does not wait
+    for it: it is as if it were added."""
+    queue.add("a")
+
+    def work() -> None:
+        with queue.work(0):
+            queue.shutdown()
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        work()
+    assert (queue.queued(), queue.delayed(), queue.dead_letters()) == ([], [], [])
+    assert queue.shutdown_with_drain(0)
+
+
 def test_what_was_added_at_work_comes_after_a_shutdown(queue: WorkQueue) -> None:
     """A key that was added again before the end is handed out after its done all the same."""
     queue.add("a")
