@@ -218,6 +218,8 @@ class WorkQueue(Handle):
 
     def add_many(self, keys: Iterable[str]) -> bool:
         """:meth:`add` for each, one after the other. False: the queue was shut down meanwhile."""
+        if isinstance(keys, str):  # an iterable too, of its letters
+            raise TypeError(f"add_many takes several keys: for one, add({keys!r})")
         return all(self._core.enqueue(key, 0.0) for key in keys)
 
     def add_after(self, key: str, delay: float) -> bool:

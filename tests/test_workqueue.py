@@ -152,6 +152,13 @@ def test_what_cannot_be_a_key(queue: WorkQueue, key: str) -> None:
     assert queue.delayed() == []
 
 
+def test_one_key_is_not_several(queue: WorkQueue) -> None:
+    """A str where several keys belong is a TypeError, and not one key for each letter."""
+    with pytest.raises(TypeError, match=r"add\('web-0'\)"):
+        queue.add_many("web-0")
+    assert queue.queued() == []
+
+
 def test_what_is_no_key(queue: WorkQueue) -> None:
     """A key that is no str is a TypeError that says of what type it is."""
     wrong: Any
