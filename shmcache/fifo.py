@@ -204,7 +204,7 @@ class FIFO(Store):
             decoding = hand[0]
             return self._codec.decode(decoding[1])
         except BaseException as error:
-            if decoding is not None and isinstance(error, Exception):
+            if decoding is not None and isinstance(error, Exception) and self._fails(decoding):
                 # It carries the payload; back in the queue it would fail for ever.
                 raise self._undecodable(decoding, error) from error
             if hand:
@@ -233,7 +233,7 @@ class FIFO(Store):
                 objs.append(obj)
             return objs
         except BaseException as error:
-            if decoding is not None and isinstance(error, Exception):
+            if decoding is not None and isinstance(error, Exception) and self._fails(decoding):
                 failed = self._undecodable(decoding, error)
                 failed.obj = [(key, data) for key, data, _ in hand]
                 raise failed from error
@@ -320,7 +320,7 @@ class FIFO(Store):
             key, data, token, failures = decoding
             return Claim(self._core, key, self._codec.decode(data), token, failures + 1)
         except BaseException as error:
-            if decoding is not None and isinstance(error, Exception):
+            if decoding is not None and isinstance(error, Exception) and self._fails(decoding):
                 self._core.end_claim(decoding[2], 1)
                 raise self._undecodable((decoding[0], decoding[1], 0), error) from error
             if hand:
@@ -385,7 +385,18 @@ class FIFO(Store):
         try:
             return self._codec.decode(taken[1])
         except Exception as cause:
+            if not self._fails(taken):
+                raise
             raise self._undecodable(taken, cause) from cause
+
+    def _fails(self, taken: _Popped | _Claimed) -> bool:
+        """Whether it is the codec that fails, and not a signal handler that ran while it was at
+        work: those raise an ``Exception`` too, a time limit, say."""
+        try:
+            self._codec.decode(taken[1])
+        except Exception:
+            return True
+        return False
 
     def _undecodable(self, taken: _Popped, cause: Exception) -> CodecError:
         key, data, _ = taken

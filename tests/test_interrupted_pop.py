@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dis
 import queue
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shmcache import FIFO
+from shmcache import FIFO, RawCodec
 
 POPS: dict[str, Callable[[FIFO], list[Any]]] = {
     "pop": lambda fifo: [fifo.pop(0)],
@@ -102,6 +103,40 @@ def test_the_planted_fault_is_found(fifo: FIFO, monkeypatch: pytest.MonkeyPatch)
         planted.setattr(fifo, "_core", Forgetful(fifo._core))
         with pytest.raises(queue.Empty):  # the item is gone
             list(strikes(fifo, POPS["pop"]))
+
+
+class TimeIsUp(Exception):
+    """What the handler of an alarm raises, or a worker's soft time limit."""
+
+
+class Slow(RawCodec):
+    """Once a signal comes while it is at work."""
+
+    def decode(self, data: Any) -> Any:
+        if signal.getsignal(signal.SIGUSR1) is time_is_up:
+            signal.raise_signal(signal.SIGUSR1)
+        return super().decode(data)
+
+
+def time_is_up(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    raise TimeIsUp
+
+
+@pytest.mark.parametrize("name", [*POPS, "claim"])
+def test_struck_in_the_codec(name: str) -> None:
+    """An Exception of a signal handler that strikes while the codec is at work is not the codec's:
+    it goes on, and the item goes back with all its attempts."""
+    with FIFO.create(capacity="1MiB", codec=Slow(), key_func=str, max_attempts=1) as fifo:
+        fifo.unlink()
+        fifo.add_raw("k0", b"x")
+        pop = POPS.get(name, lambda fifo: [fifo.claim(0).item])
+        if name != "pop_raw":
+            signal.signal(signal.SIGUSR1, time_is_up)
+            with pytest.raises(TimeIsUp):
+                pop(fifo)
+        assert (fifo.qsize(), fifo.in_flight(), fifo.dead_letters()) == (1, [], [])
+        assert pop(fifo) in ([b"x"], [("k0", b"x")])
 
 
 def test_a_newer_version_stays(fifo: FIFO) -> None:
