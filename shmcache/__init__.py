@@ -91,15 +91,7 @@ from shmcache.keys import (
     meta_namespace_key_func,
     split_meta_namespace_key,
 )
-from shmcache.ratelimiters import (
-    ExponentialBackoff,
-    FastSlow,
-    MaxOf,
-    RateLimiter,
-    TokenBucket,
-)
 from shmcache.store import Store
-from shmcache.workqueue import WorkQueue
 
 # What reads and pops is imported above. The rest is when it is asked for: of the memory and of
 # the time that `import shmcache` takes in each of many workers, that saves a third or more.
