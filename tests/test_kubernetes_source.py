@@ -91,14 +91,6 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_collections() -> Iterator[None]:
-    """The client's thousands of model classes are left out of the collections of each test."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
     """A scripted server; afterwards no thread and no descriptor is left."""

@@ -31,14 +31,6 @@ DEADLINE = 30.0
 EMPTY = {"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "7"}, "items": []}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_collections() -> Iterator[None]:
-    """The client's thousands of model classes are left out of the collections of each test."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 class Certificates:
     """A CA, and what it signs; a file of each, ``NAME.crt`` and ``NAME.key``."""
 
