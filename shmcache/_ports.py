@@ -39,8 +39,10 @@ __all__ = [
 ]
 
 KeyFunc: TypeAlias = Callable[[Any], str]
-PriorityFunc: TypeAlias = Callable[[str], int]
 """Makes the key of an object; must give the same key for the same object every time."""
+
+PriorityFunc: TypeAlias = Callable[[str], int]
+"""Makes the priority of a key: an int from 0, which is usual, to 7, which is first."""
 
 IndexFunc: TypeAlias = Callable[[Any], list[str]]
 """Gives the values, none or more, that an object is found under in one index."""

@@ -158,6 +158,16 @@ def test_all_is_sorted_and_complete() -> None:
         assert hasattr(shmcache, name)
 
 
+def test_every_type_is_exported_and_explained() -> None:
+    """Each type and protocol that a signature may name can be imported by users, and says below it
+    what it is."""
+    tree = ast.parse((PACKAGE / "_ports.py").read_text())
+    for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            assert isinstance(after, ast.Expr), f"{node.target.id} has no docstring"
+    assert set(importlib.import_module("shmcache._ports").__all__) <= set(shmcache.__all__)
+
+
 def test_importing_stays_light() -> None:
     """import shmcache loads none of the optional libraries."""
     optional = (
