@@ -13,11 +13,12 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from shmcache._core import Token
 from shmcache._errors import CodecError
 from shmcache._handle import _at_least_zero, _attempts, _checked
 from shmcache._ports import Codec, KeyFunc, PriorityFunc
 from shmcache._types import DeadLetter, InFlight
-from shmcache.claims import Claim, checked_lease
+from shmcache.claims import FAILED, RELEASED, Claim, checked_lease
 from shmcache.keys import meta_namespace_key_func
 from shmcache.store import Store
 
@@ -35,9 +36,10 @@ _Popped = tuple[str, bytes, int]
 
 # Key, payload, what the core knows the claim by, failures before: as above. With the last reference
 # to the third the core releases the claim, unless it has ended.
-_Claimed = tuple[str, bytes, Any, int]
+_Claimed = tuple[str, bytes, Token, int]
 
-# Key, payload, failures, pid, seconds left of its lease.
+# Key, payload, failures, pid, seconds left of its lease or None, seconds since it was claimed, or
+# since it has been dead.
 _Held = tuple[str, bytes, int, int, float | None, float]
 
 # A cancelled pop_async leaves a thread of the executor asleep for at most this long.
@@ -321,10 +323,10 @@ class FIFO(Store):
             return Claim(self._core, key, self._codec.decode(data), token, failures + 1)
         except BaseException as error:
             if decoding is not None and isinstance(error, Exception) and self._fails(decoding):
-                self._core.end_claim(decoding[2], 1)
+                self._core.end_claim(decoding[2], FAILED)
                 raise self._undecodable((decoding[0], decoding[1], 0), error) from error
             if hand:
-                self._core.end_claim(hand[0][2], 2)
+                self._core.end_claim(hand[0][2], RELEASED)
             raise
 
     def in_flight(self) -> builtins.list[InFlight[Any]]:

@@ -81,7 +81,7 @@ MAY_IMPORT = {
     },
     "indexer": {"_core", "_errors", "_ports", "keys", "store"},
     "claims": {"_core", "_errors"},
-    "fifo": {"_errors", "_handle", "_ports", "_types", "claims", "keys", "store"},
+    "fifo": {"_core", "_errors", "_handle", "_ports", "_types", "claims", "keys", "store"},
     "ratelimiters": set(),
     "workqueue": {
         "_arena",
