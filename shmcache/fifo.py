@@ -1,6 +1,6 @@
 """FIFO: one queue of keyed objects that any number of processes may pop.
 
-May import: ``store`` and what it may import.
+May import: ``claims``, ``store`` and what it may import.
 """
 
 from __future__ import annotations

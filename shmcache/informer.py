@@ -25,8 +25,8 @@ machine has one watch and one cache; an informer is a thread that reads them, an
 because what it has not read yet is in the store. (One class with one job, and long because of its
 docstrings.)
 
-May import: ``_background``, ``_errors``, ``_logging``, ``_ports``, ``_types``, ``changes``,
-``reflector``, ``store``.
+May import: ``_background``, ``_errors``, ``_logging``, ``_ports``, ``_types``, ``reflector``,
+``store``.
 """
 
 from __future__ import annotations

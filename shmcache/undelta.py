@@ -1,6 +1,6 @@
 """UndeltaStore: tells one function the complete state after every change.
 
-May import: ``_ports``, ``keys``, ``store``.
+May import: ``_ports``, ``_types``, ``keys``, ``store``.
 """
 
 from __future__ import annotations

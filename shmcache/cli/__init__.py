@@ -3,8 +3,8 @@
 A command's module has ``add_arguments(parser)`` and ``run(options) -> int``, which returns the
 exit status: 0 fine, 1 a problem found, 2 wrong usage.
 
-May import: ``_errors``, ``cli._failure``, and of the rest of the package the module of the command
-that runs.
+May import: the facade's version, ``_errors``, ``cli._failure``, and of the rest of the package the
+module of the command that runs.
 """
 
 from __future__ import annotations

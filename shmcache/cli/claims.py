@@ -1,7 +1,7 @@
 """``shmcache claims``: what the consumers of a queue have in flight.
 
-May import: the facade, ``cli._arenas``, ``cli._held``, ``cli._json``, ``cli._output``,
-``cli._processes``, ``cli._sample``, ``cli._selection``.
+May import: ``cli._arenas``, ``cli._held``, ``cli._json``, ``cli._output``, ``cli._processes``,
+``cli._sample``, ``cli._selection``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Objects to bytes and back: one module a codec. May import: ``_core``, ``_frozen``,
-``_errors``."""
+"""Objects to bytes and back: one module a codec, which may import ``_core`` and ``_frozen``."""
 
 from shmcache.codecs.msgpack import MsgpackCodec
 from shmcache.codecs.msgspec import MsgspecCodec

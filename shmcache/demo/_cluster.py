@@ -9,7 +9,7 @@ Every write takes the next revision of one counter, which becomes the resourceVe
 object, and is kept in a bounded history, from which a watch catches up. A watch or a continue
 token older than the history gets 410.
 
-May import: ``demo._objects``, ``selectors``.
+May import: ``demo._objects``.
 """
 
 from __future__ import annotations

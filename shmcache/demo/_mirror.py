@@ -1,6 +1,6 @@
 """The one process that talks to the watch API: three reflectors, three arenas.
 
-May import: the public surface, ``demo._api``, ``demo._workload``.
+May import: the public surface, ``demo._api``, ``demo._workload``, ``sources.kubernetes``.
 """
 
 from __future__ import annotations

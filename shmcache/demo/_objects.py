@@ -1,6 +1,6 @@
 """What the embedded API server holds: resources, one version of one object, selections of them.
 
-May import: ``selectors``.
+May import: ``_errors``, ``selectors``.
 """
 
 from __future__ import annotations
