@@ -540,6 +540,29 @@ def test_wrong_usage_of_stat(
     assert message in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("stat", "a", "-n", "²"), "--count: a number from 1 on, not '²'"),
+        (("stat", "a", "-i", "inf"), "--interval: a number of seconds above 0, not 'inf'"),
+        (("stat", "a", "--owner", "²"), "--owner: there is no user '²' on this machine"),
+        (("list", "a", "--limit", "²"), "--limit: a number from 0 on, not '²'"),
+        (("bench", "--size", "1e3"), "--size: a number from 1 on, not '1e3'"),
+        (("demo", "--pods", "-1"), "--pods: a number from 1 on, not '-1'"),
+        (("top", "--port", "x"), "--port: a port is a number from 0 to 65535, not 'x'"),
+        (("reflect", "pods", "--owner", "²"), "--owner: there is no user '²' on this machine"),
+    ],
+)
+def test_values_are_refused_with_the_reason(
+    arguments: tuple[str, ...], message: str, run: Run
+) -> None:
+    """What is no number, time or user is refused with what the option takes, the same everywhere,
+    and never by the name of a function."""
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+
+
 # --- get ----------------------------------------------------------------------------------------
 
 

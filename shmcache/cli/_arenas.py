@@ -1,6 +1,6 @@
 """Arenas by their names on a command line: opening one, and what to say when it is not there.
 
-May import: the facade, ``cli._failure``.
+May import: the facade, ``cli._arguments``, ``cli._failure``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import shmcache
+from shmcache.cli._arguments import user
 from shmcache.cli._failure import Failure
 
 __all__ = [
@@ -61,7 +62,7 @@ def add_names(parser: argparse.ArgumentParser) -> None:
 
 def _add_owner(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--owner", type=_user, metavar="USER", help="trust arenas of this user too (name or number)"
+        "--owner", type=user, metavar="USER", help="trust arenas of this user too (name or number)"
     )
 
 
@@ -72,15 +73,6 @@ def _completed(action: argparse.Action) -> None:
 def complete_names(prefix: str, **_: Any) -> list[str]:
     """The arenas that a shell offers."""
     return [name for name in files() if name.startswith(prefix)]
-
-
-def _user(text: str) -> int:
-    if text.isdigit():
-        return int(text)
-    try:
-        return pwd.getpwnam(text).pw_uid
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"there is no user {text!r} on this machine") from None
 
 
 def open_store(name: str, owner: int | None, does: str) -> shmcache.Store:
@@ -110,10 +102,10 @@ def open_arena(
         uid = path.stat().st_uid
         if uid in (0, os.geteuid(), owner) or not os.access(path, os.R_OK | os.W_OK):
             raise
-        user = user_name(uid)
+        theirs = user_name(uid)
         raise Failure(
-            f"arena {name!r} belongs to {user}, and reading it means to trust them: "
-            f"add --owner {user} if you do ({error})"
+            f"arena {name!r} belongs to {theirs}, and reading it means to trust them: "
+            f"add --owner {theirs} if you do ({error})"
         ) from error
 
 

@@ -4,7 +4,7 @@ Rounds of the two sides take turns, so that what else the machine does meets bot
 is the median of the rounds' ratios. Beside libraries that must be installed first it is measured
 by ``scripts/bench`` of the repository.
 
-May import: the facade, ``cli._consumers``, ``cli._output``, ``cli._samples``.
+May import: the facade, ``cli._arguments``, ``cli._consumers``, ``cli._output``, ``cli._samples``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from functools import partial
 from typing import Any
 
 import shmcache
+from shmcache.cli._arguments import count
 from shmcache.cli._consumers import SPAWN, Consumers, manager
 from shmcache.cli._output import Column, Lines, add_output
 from shmcache.cli._samples import key_func, loaded, made
@@ -108,9 +109,9 @@ examples:
         "- is stdin",
     )
     objects.add_argument(
-        "--size", type=_count, default=3000, help="bytes of JSON of made-up objects (%(default)s)"
+        "--size", type=count, default=3000, help="bytes of JSON of made-up objects (%(default)s)"
     )
-    parser.add_argument("--processes", type=_count, default=2, help="consumers (%(default)s)")
+    parser.add_argument("--processes", type=count, default=2, help="consumers (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a few seconds, and less exact")
     add_output(parser)
 
@@ -275,10 +276,3 @@ def _show(rows: Iterable[_Row], form: str, scale: _Scale, objects: list[Any]) ->
     table = Lines(_COLUMNS, form)
     for row in rows:
         table.show(asdict(row))
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number

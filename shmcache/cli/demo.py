@@ -1,6 +1,6 @@
 """``shmcache demo``: a scheduler of several processes, from nothing to a report.
 
-May import: ``demo``.
+May import: ``cli._arguments``, ``demo``.
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ import argparse
 import importlib.util
 import signal
 import sys
-from pathlib import Path
+
+from shmcache.cli._arguments import count, existing_file
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("--pods", type=_count, default=5000, help="pods to schedule (%(default)s)")
-    parser.add_argument("--nodes", type=_count, default=50, help="nodes to use (%(default)s)")
-    parser.add_argument("--workers", type=_count, default=4, help="processes (%(default)s)")
+    parser.add_argument("--pods", type=count, default=5000, help="pods to schedule (%(default)s)")
+    parser.add_argument("--nodes", type=count, default=50, help="nodes to use (%(default)s)")
+    parser.add_argument("--workers", type=count, default=4, help="processes (%(default)s)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on stdout")
     parser.add_argument(
         "--kubeconfig",
-        type=_file,
+        type=existing_file,
         metavar="PATH",
         help="use this cluster instead of the embedded API server",
     )
@@ -66,15 +67,3 @@ def run(options: argparse.Namespace) -> int:
         display.close()
     print(report.as_json() if options.json else report.as_text())
     return 0 if report.good else 1
-
-
-def _file(text: str) -> str:
-    if not Path(text).is_file():
-        raise argparse.ArgumentTypeError(f"no such file: {text}")
-    return text
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return int(text)

@@ -1,7 +1,7 @@
 """``shmcache list``: the objects of an arena, all or some.
 
-May import: the facade, ``cli._arenas``, ``cli._failure``, ``cli._json``, ``cli._output``,
-``cli._selection``, ``cli._work``.
+May import: the facade, ``cli._arenas``, ``cli._arguments``, ``cli._failure``, ``cli._json``,
+``cli._output``, ``cli._selection``, ``cli._work``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import shmcache
 from shmcache.cli._arenas import add_name, open_arena
+from shmcache.cli._arguments import limit
 from shmcache.cli._failure import Failure
 from shmcache.cli._json import preview
 from shmcache.cli._output import Column, add_output, print_records, printable
@@ -49,7 +50,7 @@ examples:
     parser.add_argument(
         "--index", type=_index, metavar="NAME=VALUE", help="objects that an index has under VALUE"
     )
-    parser.add_argument("--limit", type=_limit, metavar="N", help="show at most N")
+    parser.add_argument("--limit", type=limit, metavar="N", help="show at most N")
     parser.add_argument("--keys", action="store_true", help="only the keys, one a line")
     add_output(parser)
 
@@ -114,9 +115,3 @@ def _index(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"like node=worker-3, not {text!r}")
     return name, value
-
-
-def _limit(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"a number from 0 on, not {text!r}")
-    return int(text)

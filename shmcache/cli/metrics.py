@@ -1,6 +1,6 @@
 """``shmcache metrics``: Prometheus metrics of all arenas, served or printed.
 
-May import: ``_errors``, ``observe``.
+May import: ``_errors``, ``cli._arguments``, ``observe``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import signal
 import sys
 
 from shmcache._errors import InvalidNameError
+from shmcache.cli._arguments import port, user
 
 __all__ = ["add_arguments", "run"]
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="arenas to export (default: all)")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument(
-        "--port", type=_port, metavar="PORT", help="serve http://ADDRESS:PORT/metrics, 0: any port"
+        "--port", type=port, metavar="PORT", help="serve http://ADDRESS:PORT/metrics, 0: any port"
     )
     how.add_argument(
         "--once", action="store_true", help="print the metrics once, for textfile collectors"
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         dest="owners",
-        type=_user,
+        type=user,
         metavar="USER",
         help="also export arenas of this user, by name or number; may be repeated",
     )
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
                 options.names or None, owners=options.owners, per_worker=options.per_worker
             )
         )
-    except (InvalidNameError, ValueError) as error:
+    except InvalidNameError as error:
         print(f"shmcache metrics: {error}", file=sys.stderr)
         return 2
     if options.once:
@@ -89,13 +90,3 @@ def run(options: argparse.Namespace) -> int:
     server.server_close()
     thread.join()
     return 0
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
-    return int(text)
-
-
-def _user(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text

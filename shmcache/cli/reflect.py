@@ -22,7 +22,8 @@ the end                               the arena stays, or goes with ``--unlink``
 
 Under systemd (``Type=notify``) it is ready when the arena is synced, or when it stands by.
 
-May import: the facade, ``cli._failure``, ``cli._fields``, ``cli._log``, ``cli._origin``.
+May import: the facade, ``cli._arguments``, ``cli._failure``, ``cli._fields``, ``cli._log``,
+``cli._origin``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import shmcache
+from shmcache.cli._arguments import existing_file, user
 from shmcache.cli._failure import Failure
 from shmcache.cli._fields import field_path, function, index, leaving_out
 from shmcache.cli._log import Log
@@ -107,7 +109,7 @@ Any process reads it: shmcache.attach("pods").by_index("node", "node-1")
     )
     source.add_argument(
         "--kubeconfig",
-        type=_file,
+        type=existing_file,
         metavar="PATH",
         help="(default: KUBECONFIG, ~/.kube/config, or the pod that this runs in)",
     )
@@ -142,7 +144,9 @@ Any process reads it: shmcache.attach("pods").by_index("node", "node-1")
     arena.add_argument(
         "--mode", choices=("0600", "0660"), default="0600", help="0660: for the group too"
     )
-    arena.add_argument("--owner", metavar="USER", help="take an arena that USER has made")
+    arena.add_argument(
+        "--owner", type=user, metavar="USER", help="take an arena that USER has made"
+    )
     arena.add_argument(
         "--unlink", action="store_true", help="remove it at the end (default: it stays)"
     )
@@ -233,10 +237,10 @@ def _check(options: argparse.Namespace) -> None:
 def _check_existing(name: str, options: argparse.Namespace, out: Log) -> None:
     """Refuse an arena that we could not fill, before anything of it is changed."""
     try:
-        found = shmcache.attach(name, owner=_owner(options))
+        found = shmcache.attach(name, owner=options.owner)
     except (shmcache.ArenaNotFoundError, shmcache.IncompatibleArenaError):
         return  # open() takes over what was never finished, and says what is wrong otherwise
-    except ValueError as error:  # of the name, or the owner
+    except ValueError as error:  # of the name
         options.refuse(str(error))
     with found:
         kind = type(found).__name__
@@ -283,21 +287,16 @@ def _open(name: str, options: argparse.Namespace) -> shmcache.Store:
             name,
             capacity=options.capacity or "1GiB",
             mode=int(options.mode, 8),
-            owner=_owner(options),
+            owner=options.owner,
             **more,
         )
-    except ValueError as error:  # of the name, the capacity or the owner
+    except ValueError as error:  # of the name or the capacity
         options.refuse(str(error))
         raise
 
 
 def _indexers(options: argparse.Namespace) -> dict[str, Any]:
     return _STOCK_INDEX | dict(options.index)
-
-
-def _owner(options: argparse.Namespace) -> int | str | None:
-    owner: str | None = options.owner
-    return int(owner) if owner and owner.isdecimal() else owner
 
 
 def _taken(name: str, holder: str, pid: int) -> Failure:
@@ -469,10 +468,4 @@ def _setting(text: str) -> tuple[str, str]:
 def _folder(text: str) -> str:
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"no such folder: {text}")
-    return text
-
-
-def _file(text: str) -> str:
-    if not Path(text).is_file():
-        raise argparse.ArgumentTypeError(f"no such file: {text}")
     return text

@@ -1,7 +1,7 @@
 """``shmcache stat``: all figures of one arena, or a line every so many seconds.
 
-May import: the facade, ``cli._arenas``, ``cli._failure``, ``cli._figures``, ``cli._freshness``,
-``cli._json``, ``cli._output``, ``cli._sample``.
+May import: the facade, ``cli._arenas``, ``cli._arguments``, ``cli._failure``, ``cli._figures``,
+``cli._freshness``, ``cli._json``, ``cli._output``, ``cli._sample``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import shmcache
 from shmcache.cli._arenas import add_name, exists, open_arena
+from shmcache.cli._arguments import count, seconds
 from shmcache.cli._failure import Failure
 from shmcache.cli._figures import figures, sections
 from shmcache.cli._freshness import freshness, reflector_of
@@ -57,10 +57,10 @@ examples:
 """
     add_name(parser)
     parser.add_argument(
-        "-i", "--interval", type=_seconds, metavar="SECONDS", help="print a line that often"
+        "-i", "--interval", type=seconds, metavar="SECONDS", help="print a line that often"
     )
     parser.add_argument(
-        "-n", "--count", type=_count, metavar="COUNT", help="with -i: end after that many lines"
+        "-n", "--count", type=count, metavar="COUNT", help="with -i: end after that many lines"
     )
     add_output(parser)
 
@@ -150,22 +150,6 @@ def _records(arena: Arena, interval: float) -> Iterator[dict[str, Any]]:
             raise Failure(f"arena {arena.name!r} has been removed: nobody new can attach to it")
 
 
-def _rate(before: int, now: int, seconds: float) -> float | None:
-    rate = per_second(before, now, seconds)
+def _rate(before: int, now: int, span: float) -> float | None:
+    rate = per_second(before, now, span)
     return None if rate is None else round(rate, 2)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"a number of seconds above 0, not {text!r}")
-    return seconds
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a number from 1 on, not {text!r}")
-    return int(text)

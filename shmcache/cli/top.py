@@ -1,18 +1,18 @@
 """``shmcache top``: what all arenas are doing, live, on a terminal or in a browser.
 
-May import: ``cli._columns``, ``cli._sample``, ``cli._screen``, ``cli._web``.
+May import: ``cli._arguments``, ``cli._columns``, ``cli._sample``, ``cli._screen``, ``cli._web``.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import os
 import shutil
 import sys
 import time
 
+from shmcache.cli._arguments import port, refresh_interval
 from shmcache.cli._columns import COLUMNS, arranged, find, plain_table
 from shmcache.cli._sample import Sampler
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-i",
         "--interval",
-        type=_seconds,
+        type=refresh_interval,
         default=1.0,
         metavar="SECONDS",
         help="look this often (%(default)g)",
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument("--web", action="store_true", help="show it in a browser instead")
     parser.add_argument(
-        "--port", type=_port, default=None, help="of --web (8765); 0: one that is free"
+        "--port", type=port, default=None, help="of --web (8765); 0: one that is free"
     )
     parser.add_argument("--host", default=None, help="loopback address of --web (127.0.0.1)")
 
@@ -56,8 +56,8 @@ def run(options: argparse.Namespace) -> int:
         from shmcache.cli._web import serve
 
         host = "127.0.0.1" if options.host is None else options.host
-        port = 8765 if options.port is None else options.port
-        return serve(options.names, options.interval, host, port)
+        at = 8765 if options.port is None else options.port
+        return serve(options.names, options.interval, host, at)
     if options.once:
         return _once(options)
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
@@ -86,19 +86,3 @@ def _once(options: argparse.Namespace) -> int:
 def _wrong(message: str) -> int:
     print(f"shmcache top: {message}", file=sys.stderr)
     return 2
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0.05 <= seconds <= 3600:  # also NaN
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.05 to 3600")
-    return seconds
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
-    return int(text)
