@@ -2,7 +2,7 @@
 
 The work is done by the core (``Changes`` in bind.cpp): it compares what the store holds with what
 this watch has given. Here are waiting, ending and asyncio. May import: ``_core``, ``_errors``,
-``_types``.
+``_sleeper``, ``_types``.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ from __future__ import annotations
 import builtins
 import math
 import time
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from shmcache._core import Arena
 from shmcache._errors import ClosedError
+from shmcache._sleeper import Sleeper, take_note
 from shmcache._types import Change
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Sleeper", "Watch"]
+__all__ = ["Watch"]
 
 T = TypeVar("T")
-
-# A watch in an event loop that nobody awaits leaves a thread asleep for at most this long.
-_ASYNC_SLICE_SECONDS = 0.1
 
 
 class Watch(Generic[T]):
@@ -196,7 +195,7 @@ class Watch(Generic[T]):
             left = until - time.monotonic()
             if left <= 0:
                 return
-            await self._sleeper.sleep(version, left)
+            await self._sleeper.sleep(partial(self._core.wait_change, version), left)
 
     async def _look_async(self) -> None:
         import asyncio  # 3 MB, and 20 ms of every import of shmcache
@@ -204,7 +203,7 @@ class Watch(Generic[T]):
         loop, looking = asyncio.get_running_loop(), self._looking
         if looking is None or looking.get_loop() is not loop:
             looking = self._looking = loop.run_in_executor(None, self._look, 0)
-            looking.add_done_callback(_retrieve)
+            looking.add_done_callback(take_note)
         # Not awaited itself: it goes on when we are cancelled, and the next call waits for it.
         await asyncio.wait((looking,))
         self._looking = None
@@ -232,32 +231,3 @@ class Watch(Generic[T]):
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.close()
-
-
-class Sleeper:
-    """The sleep of all watches of a handle in an event loop: one thread of its executor, in slices,
-    so that any number of them leaves the others to the rest of the program."""
-
-    def __init__(self, core: Arena) -> None:
-        self._core = core
-        self._sleeping: asyncio.Future[int] | None = None
-
-    async def sleep(self, version: int, seconds: float) -> None:
-        """Until the version is another, ``seconds`` at most; sooner than that as a rule."""
-        import asyncio
-
-        loop, sleeping = asyncio.get_running_loop(), self._sleeping
-        if sleeping is None or sleeping.done() or sleeping.get_loop() is not loop:
-            sleeping = loop.run_in_executor(
-                None, self._core.wait_change, version, _ASYNC_SLICE_SECONDS
-            )
-            sleeping.add_done_callback(_retrieve)
-            self._sleeping = sleeping
-        # Not awaited itself: cancelling one watch must not cancel the sleep of the others.
-        await asyncio.wait((sleeping,), timeout=min(seconds, _ASYNC_SLICE_SECONDS))
-
-
-def _retrieve(waiter: asyncio.Future[Any]) -> None:
-    """Take note of an error of a thread: the next look has the same."""
-    if not waiter.cancelled():
-        waiter.exception()

@@ -11,7 +11,7 @@ import queue
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from shmcache._core import Token
 from shmcache._errors import CodecError
@@ -21,9 +21,6 @@ from shmcache._types import DeadLetter, InFlight
 from shmcache.claims import FAILED, RELEASED, Claim, checked_lease
 from shmcache.keys import meta_namespace_key_func
 from shmcache.store import Store
-
-if TYPE_CHECKING:
-    import asyncio
 
 __all__ = ["FIFO"]
 
@@ -41,9 +38,6 @@ _Claimed = tuple[str, bytes, Token, int]
 # Key, payload, failures, pid, seconds left of its lease or None, seconds since it was claimed, or
 # since it has been dead.
 _Held = tuple[str, bytes, int, int, float | None, float]
-
-# A cancelled pop_async leaves a thread of the executor asleep for at most this long.
-_ASYNC_SLICE_SECONDS = 0.1
 
 
 class FIFO(Store):
@@ -75,9 +69,6 @@ class FIFO(Store):
     """
 
     _kind: ClassVar[str] = "FIFO"
-
-    _waiter: asyncio.Future[object] | None = None
-    """The wait of this handle's consumers in an event loop, the last that there was."""
 
     @classmethod
     def create(
@@ -265,8 +256,6 @@ class FIFO(Store):
         import asyncio  # 3 MB, and 20 ms of every import of shmcache
 
         deadline = math.inf if timeout is None else time.monotonic() + (_checked(timeout) or 0.0)
-        loop = asyncio.get_running_loop()
-        run = loop.run_in_executor
         hand: builtins.list[_Popped] = []
         while True:
             try:
@@ -280,18 +269,12 @@ class FIFO(Store):
                     self._core.put_back(hand)
                 raise
             if taken is False:  # the lock is taken: not a thing to wait for on the loop
-                await run(None, self._core.settle)
+                await asyncio.get_running_loop().run_in_executor(None, self._core.settle)
                 continue
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise queue.Empty
-            waiter = self._waiter
-            if waiter is None or waiter.done() or waiter.get_loop() is not loop:
-                slice_seconds = min(remaining, _ASYNC_SLICE_SECONDS)
-                waiter = self._waiter = run(None, self._core.wait_ready, slice_seconds)
-                waiter.add_done_callback(_retrieve)
-            # Not awaited itself: cancelling one consumer must not cancel the wait of the others.
-            await asyncio.wait((waiter,), timeout=min(remaining, _ASYNC_SLICE_SECONDS))
+            await self._sleeper.sleep(self._core.wait_ready, remaining)
 
     def claim(self, timeout: float | None = None, lease: float | None = None) -> Claim[Any]:
         """Take the oldest item and keep it in flight until the claim ends: work that is not lost.
@@ -407,9 +390,3 @@ class FIFO(Store):
             f"its {len(data)} bytes are in .obj: {cause!r}",
             data,
         )
-
-
-def _retrieve(waiter: asyncio.Future[object]) -> None:
-    """Take note of an error of the wait: the consumer gets the same from its next look."""
-    if not waiter.cancelled():
-        waiter.exception()

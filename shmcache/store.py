@@ -4,7 +4,7 @@ A handle is cheap to read through from any thread and any process: it pickles (a
 where it is unpickled) and survives ``fork``. The work is done by the core (``_core``); here are
 keys, codecs and the shapes that Python expects. It is one class with one job, and long because
 of its docstrings. May import: ``_arena``, ``_core``, ``_errors``, ``_handle``, ``_objects``,
-``_ports``, ``_resource_version``, ``_types``, ``changes``, ``codecs``, ``keys``.
+``_ports``, ``_resource_version``, ``_sleeper``, ``_types``, ``changes``, ``codecs``, ``keys``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from shmcache._errors import CodecError, KeyFuncError
 from shmcache._handle import _FOREVER, Handle, _at_least_zero, _checked
 from shmcache._ports import Codec, KeyFunc, PriorityFunc
 from shmcache._resource_version import at_least, is_comparable
+from shmcache._sleeper import Sleeper
 from shmcache._types import ReflectorStats, ReflectorStatus
-from shmcache.changes import Sleeper, Watch
+from shmcache.changes import Watch
 from shmcache.codecs.msgpack import MsgpackCodec
 from shmcache.keys import meta_namespace_key_func
 
@@ -65,7 +66,7 @@ class Store(Handle, Mapping[str, Any]):
     _codec: Codec
     _key_func: KeyFunc
     _reflector_name = ""
-    _sleeper: Sleeper | None = None  # of its watches in an event loop
+    _sleeper: Sleeper  # of its watches and consumers in event loops
 
     # --- life cycle -----------------------------------------------------------------------------
 
@@ -127,6 +128,7 @@ class Store(Handle, Mapping[str, Any]):
 
     def _use(self, core: Arena, name: str) -> None:
         super()._use(core, name)
+        self._sleeper = Sleeper()
         if type(self).get_by_key is Store.get_by_key:
             # The native method stands in for ours: it spares the hottest read a Python frame.
             self.__dict__["get_by_key"] = core.get
@@ -471,8 +473,6 @@ class Store(Handle, Mapping[str, Any]):
         >>> next(watch).type
         'DELETED'
         """
-        if self._sleeper is None:
-            self._sleeper = Sleeper(self._core)
         return Watch(self._core, self._sleeper, _checked(timeout), initial)
 
     # --- the reflector's place ------------------------------------------------------------------

@@ -598,7 +598,7 @@ def test_many_watches_share_a_thread(store: Store, pod: Pod) -> None:
 
         def submit(self, function: Any, /, *args: Any) -> Any:
             future = super().submit(function, *args)
-            if getattr(function, "__name__", "") == "wait_change":
+            if getattr(getattr(function, "func", None), "__name__", "") == "wait_change":
                 self.asleep += 1
                 self.most = max(self.most, self.asleep)
                 future.add_done_callback(self._awake)

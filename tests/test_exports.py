@@ -64,7 +64,8 @@ MAY_IMPORT = {
         "_types",
         "listwatch",
     },
-    "changes": {"_core", "_errors", "_types"},
+    "_sleeper": set(),
+    "changes": {"_core", "_errors", "_sleeper", "_types"},
     "_handle": {"_arena", "_core", "_errors", "_types"},
     "store": {
         "_arena",
@@ -74,6 +75,7 @@ MAY_IMPORT = {
         "_objects",
         "_ports",
         "_resource_version",
+        "_sleeper",
         "_types",
         "changes",
         "codecs",
