@@ -128,6 +128,14 @@ def test_named_tests_exist() -> None:
             assert f"def {name}(" in sources or f"CASE({name}," in sources, name
 
 
+def test_the_map_of_the_core_has_every_file() -> None:
+    """The README of the core names each of its files, and no other."""
+    core = ROOT / "shmcache/_native"
+    rows = re.findall(r"^\| (`.*?) \|", (core / "README.md").read_text(), re.MULTILINE)
+    named = {name.partition(".")[0] for row in rows for name in re.findall(r"`([\w.]+)`", row)}
+    assert named == {path.stem for path in core.glob("*.[ch]pp")}
+
+
 def test_the_segment_format_is_that_of_the_core() -> None:
     """The record fields and the layout version of the page are those of layout.hpp."""
     page = (ROOT / "docs/design/segment-format.md").read_text()
