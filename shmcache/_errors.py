@@ -17,7 +17,7 @@
     ├── IndexFuncError        (ValueError)         an index function failed, or gave no list of str
     ├── PriorityFuncError     (ValueError)         a priority function gave what is no priority
     ├── NotFoundError         (KeyError)           a lister has not what was asked for by name
-    ├── ClaimLostError                             the end of a claim that was taken away before
+    ├── ClaimLostError                             end or renewal of a claim that was taken away
     ├── LockTimeoutError      (TimeoutError)       a living process holds the lock too long
     ├── ReflectorRunningError                      the store has a living reflector already
     ├── SelectorError         (ValueError)         a label or field selector that cannot be parsed
@@ -156,7 +156,8 @@ class NotFoundError(ShmCacheError, KeyError):
 
 
 class ClaimLostError(ShmCacheError):
-    """``done()`` of a claim that is not this process's any more.
+    """The end of a claim, or of the work on a key, that is not this process's any more; or
+    ``renew()`` of one that has ended.
 
     Its lease ran out, or the handle was closed, or a forked child asks for its parent's: the item
     went back to the queue, and somebody else may have handled it, or does now.

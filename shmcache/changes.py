@@ -104,8 +104,8 @@ class Watch(Generic[T]):
 
         None waits for as long as it takes, 0 not at all; ``[]`` if there was none. The first call
         returns the content at once, also if there is none. Raises
-        :class:`~shmcache.ClosedError` after :meth:`close` of this watch or of the store, and what
-        :meth:`Store.list` raises.
+        :class:`~shmcache.ClosedError` after :meth:`close` of this watch or of the store, and
+        :class:`~shmcache.CodecError` and :class:`~shmcache.CorruptArenaError` as other reads do.
 
         >>> from shmcache import Store
         >>> with Store.create(capacity="1MiB") as store:

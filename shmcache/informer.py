@@ -246,6 +246,7 @@ class SharedInformer(Background):
     ) -> HandlerRegistration:
         """Call these from now on, first ``on_add`` for what is there. From any thread, at any time.
 
+        ``on_add(obj)``, ``on_update(old, new)``, ``on_delete(obj)``: functions, None for no call.
         ``filter``: a function of an object; the handler sees those for which it is true, an object
         that comes to be one as added, one that is so no more as deleted. It must depend on the
         object alone. ``resync_period``: after every so many seconds ``on_update(obj, obj)`` for all

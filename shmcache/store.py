@@ -50,6 +50,13 @@ class Store(Handle, Mapping[str, Any]):
     :func:`shmcache.thaw`. An entry that has not changed is not decoded again, and of one that has,
     only what differs is made anew (with the default codec).
 
+    Beside what is said of each method, reads and writes raise :class:`~shmcache.ClosedError` once
+    the handle is closed, and :class:`~shmcache.CorruptArenaError` where something else has written
+    into the segment. What gives objects raises :class:`~shmcache.CodecError` for bytes that the
+    codec cannot decode. What writes raises :class:`~shmcache.ReadOnlyError` through a read-only
+    handle, :class:`~shmcache.LockTimeoutError`, and :class:`~shmcache.CapacityError` if it needs
+    room that is not there; nothing is then changed.
+
     Solves: many processes need the same live objects and one of them (usually a
     :class:`~shmcache.Reflector`) knows them. Not for one process (use a dict), and not across
     machines.
@@ -116,8 +123,10 @@ class Store(Handle, Mapping[str, Any]):
         """Return a handle of an existing arena, waiting up to ``timeout`` seconds for it.
 
         Read-only unless ``writable``; the memory of the entries is then mapped read-only too.
-        ``owner``: the user, by name or number, whose arena is accepted beside those of our own
-        user and of root (who may read what we write, and make us read anything).
+        ``key_func``, ``codec``, ``cache`` and ``lock_timeout`` are as for :meth:`create`, and of
+        this handle: the codec must be that of the arena. ``owner``: the user, by name or number,
+        whose arena is accepted beside those of our own user and of root (who may read what we
+        write, and make us read anything).
 
         Raises :class:`~shmcache.ArenaNotFoundError`, :class:`~shmcache.IncompatibleArenaError`
         (another kind, codec or layout, or not an arena), :class:`~shmcache.ArenaPermissionError`.
@@ -229,7 +238,7 @@ class Store(Handle, Mapping[str, Any]):
         self._core.add(self._key(obj), self._encode(obj))
 
     def add_many(self, objs: Iterable[Any]) -> None:
-        """:meth:`add` for each, under one lock: all of them, or none and an exception.
+        """:meth:`add` for each of ``objs``, under one lock: all, or none and an exception.
 
         Readers may see the first before the last, and a writer that is killed in the middle
         leaves the first ones: where that matters, use :meth:`replace`.

@@ -415,7 +415,7 @@ def test_a_signal_loses_nothing(store: Store, pod: Pod) -> None:
 READS: dict[str, Callable[[Watch[Any]], list[Change[Any]]]] = {
     "next": lambda watch: [next(watch)],
     "take": lambda watch: watch.take(0),
-    "anext": lambda watch: [asyncio.run(anext(watch))],  # type: ignore[arg-type]
+    "anext": lambda watch: [asyncio.run(anext(watch))],
 }
 
 

@@ -291,7 +291,7 @@ def test_a_payload_that_cannot_be_read_has_failed(jobs: FIFO) -> None:
         assert caught.value.obj == b"\xc1"
     assert jobs.stats().dead_letters == 1
     with shmcache.attach(jobs.name) as reader, pytest.raises(shmcache.CodecError):
-        reader.dead_letters()  # type: ignore[attr-defined]
+        reader.dead_letters()
     with pytest.raises(shmcache.CodecError) as caught:
         jobs.dead_letters()
     assert caught.value.obj == [("k", b"\xc1")]

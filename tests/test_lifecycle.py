@@ -214,7 +214,7 @@ def test_bad_arguments_leave_no_file(name: str) -> None:
         (TypeError, {"key_func": "id"}),
     ):
         with pytest.raises(error):
-            Store.create(name, **arguments)  # type: ignore[arg-type]
+            Store.create(name, **arguments)
     assert not path_of(name).exists()
 
 

@@ -640,7 +640,7 @@ def test_struck_at_any_bytecode(
     queue = struck
     queue.add_many(["a", "b"])
     back = ended = 0
-    for taken in strikes(queue, step, files):  # type: ignore[arg-type]
+    for taken in strikes(queue, step, files):
         gc.collect()  # struck in an `except`, an exception and its frame keep each other
         if step is gets_and_done and GOT and flying(queue):  # struck before done() did anything
             queue.done("a")
@@ -711,7 +711,7 @@ def test_the_planted_fault_is_found(struck: WorkQueue, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(shmcache.workqueue.Work, "__enter__", keeping)
     struck.add_many(["a", "b"])
-    assert any(flying(struck) for _ in strikes(struck, blocks, (HERE,)))  # type: ignore[arg-type]
+    assert any(flying(struck) for _ in strikes(struck, blocks, (HERE,)))
 
 
 # --- shutdown -----------------------------------------------------------------------------------
