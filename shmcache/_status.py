@@ -6,6 +6,7 @@ that every code of the core has exactly one entry here. May import: ``_errors``,
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 from collections.abc import Callable, Mapping
@@ -33,8 +34,8 @@ __all__ = ["error"]
 Context = Mapping[str, Any]
 
 _ENLARGE = (
-    "pass a smaller capacity=, or enlarge /dev/shm (docker run --shm-size=..., "
-    "Kubernetes: an emptyDir with medium: Memory mounted there)"
+    "enlarge /dev/shm (docker run --shm-size=..., Kubernetes: an emptyDir with medium: Memory "
+    "mounted there)"
 )
 
 
@@ -62,7 +63,7 @@ def _too_small(name: str, c: Context) -> Exception:
 def _too_big(name: str, c: Context) -> Exception:
     return CapacityError(
         f"capacity {human_size(c['wanted'])} is more than the file system of /dev/shm holds, "
-        f"{human_size(c['available'])}: {_ENLARGE}"
+        f"{human_size(c['available'])}: pass a smaller capacity=, or {_ENLARGE}"
     )
 
 
@@ -76,16 +77,16 @@ def _arena_full(name: str, c: Context) -> Exception:
 
 def _no_space(name: str, c: Context) -> Exception:
     if c.get("wanted"):  # at creation
-        why = "the process's file size limit (ulimit -f)" if c["errno"] == 27 else "/dev/shm"
+        limited = c["errno"] == errno.EFBIG
+        why = "the process's file size limit (ulimit -f)" if limited else "/dev/shm"
         return CapacityError(
             f"no room to create arena {name!r}: it needs {human_size(c['wanted'])} now, and "
-            f"{why} allows {human_size(c['available'])}: {_ENLARGE}"
+            f"{why} allows {human_size(c['available'])}: pass a smaller capacity=, or {_ENLARGE}"
         )
     return CapacityError(
         f"/dev/shm is full: arena {name!r} has {human_size(c['committed'])} of its "
         f"{human_size(c['capacity'])} and cannot get more; nothing was changed. "
-        f"Free space there, or enlarge /dev/shm (docker run --shm-size=..., Kubernetes: an "
-        "emptyDir with medium: Memory)"
+        f"Free space there, or {_ENLARGE}"
     )
 
 
@@ -202,7 +203,7 @@ def _lost(name: str, c: Context) -> Exception:
 
 def _system(name: str, c: Context) -> Exception:
     number = c.get("errno", 0)
-    if number in (1, 13):
+    if number in (errno.EPERM, errno.EACCES):
         return ArenaPermissionError(number, os.strerror(number), f"/dev/shm/shmcache.{name}")
     return OSError(number, os.strerror(number), f"/dev/shm/shmcache.{name}")
 
