@@ -66,6 +66,14 @@ def _leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def no_thread_left() -> Iterator[None]:
+    """Every thread that a test started has ended with it, daemon or not."""
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture
 def name() -> Iterator[str]:
     """A name that no other test has; whatever has it at the end is unlinked."""
     unique = f"test-{uuid.uuid4().hex[:12]}"

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
-__all__ = ["EXAMPLES", "Program", "Reflect", "as_user", "reflect_commands"]
+__all__ = ["EXAMPLES", "Program", "Reflect", "as_user", "reflect_commands", "wait_until"]
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -171,6 +171,14 @@ def reflect_commands(folder: Path) -> Iterator[Callable[..., Reflect]]:
     finally:
         for command in commands:
             command.kill()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Ask again and again until it holds; nobody can be waited for in another program."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(POLL)
 
 
 def as_user(uid: int, group: int, work: Callable[[], None]) -> int:

@@ -10,8 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 import shmcache
 from shmcache.cli import bench, main
 from shmcache.cli._samples import key_func, loaded, made
+from tests.running import wait_until
 
 DEADLINE = 60.0
 ROWS = 9
@@ -87,14 +87,6 @@ def of_session(session: int) -> dict[int, str]:
             if int(owner) == session and state != "Z":
                 found[int(folder.name)] = (folder / "cmdline").read_text()
     return found
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Ask again and again until it holds; nobody can be waited for in another program."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from shmcache.demo._display import Progress, open_display
 from shmcache.demo._messages import Message
 from shmcache.demo._report import Ledger, deep_size
 from shmcache.demo._workload import Resources, make_nodes, make_pod, requested
+from tests.running import wait_until
 
 pytest.importorskip("kubernetes")
 pytest.importorskip("msgspec")
@@ -88,13 +89,6 @@ def processes_of(session: int) -> list[int]:
             if int(owner) == session and state != "Z":
                 found.append(int(pid))
     return found
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -19,13 +19,7 @@ from shmcache import FIFO, KeyFuncError, Poller, PollerStats, Store
 
 DEADLINE = 30.0
 
-
-@pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
-    """Every thread that a test started has ended with it."""
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) <= before
+pytestmark = pytest.mark.usefixtures("no_thread_left")
 
 
 def nodes(*names: str, **fields: Any) -> list[dict[str, Any]]:

@@ -41,13 +41,7 @@ from tests.reflecting import (
     pod,
 )
 
-
-@pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
-    """Every thread that a test started has ended with it."""
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) <= before
+pytestmark = pytest.mark.usefixtures("no_thread_left")
 
 
 # -- list -------------------------------------------------------------------------------------

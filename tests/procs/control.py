@@ -8,6 +8,7 @@ offsets are those of layout.hpp, the lock word is that of lock.hpp.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import struct
@@ -27,6 +28,7 @@ __all__ = [
     "READY_SLEEPERS",
     "READY_WORD",
     "Control",
+    "adopting",
     "control",
     "forked",
     "path_of",
@@ -163,6 +165,18 @@ def wait_for(pid: int) -> int:
 def forked(work: Callable[[], object]) -> int:
     """Do ``work`` in a forked child; its exit status."""
     return wait_for(start(work))
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[None]:
+    """Grandchildren whose parent has died become children of this process, which can wait for
+    them."""
+    set_child_subreaper, libc = 36, ctypes.CDLL(None)
+    assert libc.prctl(set_child_subreaper, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        libc.prctl(set_child_subreaper, 0, 0, 0, 0)
 
 
 @contextlib.contextmanager

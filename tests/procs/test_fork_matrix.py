@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import functools
 import multiprocessing
 import os
@@ -28,6 +27,7 @@ import pytest
 import shmcache
 from shmcache import FIFO, MsgpackCodec, Store
 from tests.procs.control import (
+    adopting,
     control,
     forked,
     path_of,
@@ -389,17 +389,6 @@ def test_fork_with_an_iterator_half_consumed(
 
 
 # --- what the child must not hold ---------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def adopting() -> Iterator[None]:
-    """Grandchildren whose parent has died become children of this process."""
-    set_child_subreaper, libc = 36, ctypes.CDLL(None)
-    assert libc.prctl(set_child_subreaper, 1, 0, 0, 0) == 0
-    try:
-        yield
-    finally:
-        libc.prctl(set_child_subreaper, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("how", ["fork", "twice", "in a thread"])

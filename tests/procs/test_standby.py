@@ -6,8 +6,6 @@ process of every reflector appends to, so that it is known who asked for what, a
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
 import random
@@ -38,7 +36,7 @@ from shmcache import (
     WatchOptions,
 )
 from shmcache.sources.directory import DirectorySource
-from tests.procs.control import resume, start, states, stop, until, wait_for
+from tests.procs.control import adopting, resume, start, states, stop, until, wait_for
 from tests.procs.elsewhere import Elsewhere, ask, attach, elsewhere
 
 SIZE = "4MiB"
@@ -427,17 +425,6 @@ def test_a_good_end_is_told(name: str, server: Server) -> None:
 # --- (e) fork, and closing ------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def subreaper() -> Iterator[None]:
-    """Our children's children are ours when those have died, so that we can wait for them."""
-    set_child_subreaper, libc = 36, ctypes.CDLL(None)
-    assert libc.prctl(set_child_subreaper, 1, 0, 0, 0) == 0
-    try:
-        yield
-    finally:
-        libc.prctl(set_child_subreaper, 0, 0, 0, 0)
-
-
 def said(name: str, value: object) -> dict[str, Any]:
     return {"metadata": {"name": name}, "value": value}
 
@@ -459,7 +446,7 @@ def test_a_forked_child_does_not_hold_the_place(name: str, server: Server) -> No
     """A child of the reflector's process has not the place while its parent lives, and does not
     keep it when that was killed: it is free, also for the child by its inherited handle."""
     with (
-        subreaper(),
+        adopting(),
         Store.create(name, capacity=SIZE) as store,
         elsewhere(1) as (first,),
     ):
