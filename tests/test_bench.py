@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -267,12 +267,15 @@ def test_the_figures_on_the_page_are_those_of_the_results() -> None:
         assert target == f"≤ {row['target']:.3g}{missed}", (workload, rival)
 
 
-def test_a_call_is_timed() -> None:
-    """`per_item` calls with items in turn, and its figure is the time of a call."""
+def test_a_call_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`per_item` calls with items in turn, and its figure is the time of a call, in µs."""
     seen: list[int] = []
+    clock = SimpleNamespace(perf_counter=lambda: 2e-6 * len(seen))
+    monkeypatch.setattr(measure, "time", clock)
     took = measure.per_item(seen.append, [1, 2, 3], 0.001)
     assert seen[:7] == [1, 2, 3, 1, 2, 3, 1]
-    assert 0 < took < 1_000
+    assert took == pytest.approx(2)
+    assert 2e-6 * len(seen) >= 0.001
 
 
 def test_a_list_of_two_instants_is_noticed() -> None:
