@@ -1,4 +1,4 @@
-"""Objects of a store as JSON, and as one line for people.
+"""Objects of a store as JSON, as one line for people, and bytes as a dump.
 
 May import: nothing of shmcache.
 """
@@ -9,11 +9,11 @@ import base64
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-__all__ = ["preview", "to_json"]
+__all__ = ["hex_dump", "preview", "to_json"]
 
 _CONTROLS = re.compile("[\x7f-\x9f]")
 _PREVIEW_BYTES = 32
@@ -58,6 +58,18 @@ def preview(value: Any) -> str:
         telling = {key: value[key] for key in value if key not in _KNOWN}
         return to_json(telling or value)
     return to_json(value)
+
+
+def hex_dump(data: bytes) -> Iterator[str]:
+    """``data`` for people, 16 bytes a line: where they are, their digits, their characters.
+
+    >>> list(hex_dump(b"GIF89a" + bytes(12)))[1]
+    '00000010  00 00                                            ..'
+    """
+    for start in range(0, len(data), 16):
+        row = data[start : start + 16]
+        readable = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+        yield f"{start:08x}  {row.hex(' '):<48} {readable}"
 
 
 def _preview_bytes(data: bytes) -> str:

@@ -6,7 +6,7 @@ in the address keeps out the other users of the machine, and the Host header kee
 name was made to lead here (DNS rebinding). What arenas hold is not trusted: it leaves as JSON,
 and the page shows it as text under a content security policy that lets nothing else run.
 
-May import: the public names of ``shmcache``, ``cli._sample``.
+May import: the public names of ``shmcache``, ``cli._json``, ``cli._sample``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import shmcache
 from shmcache import ShmCacheError
+from shmcache.cli._json import hex_dump
 from shmcache.cli._sample import Sampler
 
 __all__ = ["Server", "serve"]
@@ -303,11 +304,7 @@ def _readable(value: Any) -> str:
 
 
 def _digits(data: bytes) -> str:
-    lines = []
-    for start in range(0, min(len(data), _HEX_BYTES), 16):
-        row = data[start : start + 16]
-        shown = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
-        lines.append(f"{start:08x}  {row.hex(' '):<47}  {shown}")
+    lines = list(hex_dump(data[:_HEX_BYTES]))
     if len(data) > _HEX_BYTES:
         lines.append(f"and {len(data) - _HEX_BYTES:,} more bytes")
     return "\n".join(lines)

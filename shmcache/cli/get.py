@@ -13,14 +13,13 @@ from typing import Any
 import shmcache
 from shmcache.cli._arenas import add_name, near, open_store
 from shmcache.cli._failure import Failure
-from shmcache.cli._json import to_json
+from shmcache.cli._json import hex_dump, to_json
 
 __all__ = ["add_arguments", "run"]
 
 # To compare a key with all keys of a large store would take minutes.
 _MOST_COMPARED = 10_000
 _MOST_OFFERED = 200
-_DUMP_WIDTH = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,8 +106,6 @@ def _print_bytes(data: bytes) -> None:
     if all(c.isprintable() or c in "\n\t" for c in text):
         print(text, end="" if text.endswith("\n") else "\n")
         return
-    for start in range(0, len(data), _DUMP_WIDTH):
-        row = data[start : start + _DUMP_WIDTH]
-        readable = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
-        print(f"{start:08x}  {row.hex(' '):<{3 * _DUMP_WIDTH}} {readable}")
+    for line in hex_dump(data):
+        print(line)
     print(f"{len(data):,} bytes; to save them: … > FILE", file=sys.stderr)
