@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 __all__ = [
+    "REFLECTOR_STATES",
     "ArenaInfo",
     "Change",
     "DeadLetter",
@@ -121,6 +122,10 @@ class ReflectorStats:
     last_contact_monotonic: float | None
     """When the source last answered: a list, a page of one, or anything in a watch."""
     last_error_monotonic: float | None
+
+
+REFLECTOR_STATES = ("listing", "watching", "waiting", "stopped")
+"""What ``state`` of a :class:`ReflectorStatus` may be; ``""`` if there never was a reflector."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from shmcache._handle import _FOREVER, Handle, _at_least_zero, _checked
 from shmcache._ports import Codec, KeyFunc, PriorityFunc
 from shmcache._resource_version import at_least, is_comparable
 from shmcache._sleeper import Sleeper
-from shmcache._types import ReflectorStats, ReflectorStatus
+from shmcache._types import REFLECTOR_STATES, ReflectorStats, ReflectorStatus
 from shmcache.changes import Watch
 from shmcache.codecs.msgpack import MsgpackCodec
 from shmcache.keys import meta_namespace_key_func
@@ -30,7 +30,7 @@ from shmcache.keys import meta_namespace_key_func
 __all__ = ["Store"]
 
 # By their number in the segment.
-_REFLECTOR_STATES = ("", "listing", "watching", "waiting", "stopped")
+_REFLECTOR_STATES = ("", *REFLECTOR_STATES)
 
 # A sleep on the version is in slices, the first so long and each twice as long as the one before:
 # of a bookmark, and of a replace whose writer has died, the version does not tell.

@@ -53,7 +53,7 @@ from shmcache import _arena
 from shmcache._attach import attach
 from shmcache._errors import ArenaNotFoundError, IncompatibleArenaError
 from shmcache._logging import get_logger
-from shmcache._types import ReflectorStatus, Stats, WorkerInfo
+from shmcache._types import REFLECTOR_STATES, ReflectorStatus, Stats, WorkerInfo
 from shmcache.workqueue import WorkQueue
 
 try:
@@ -76,8 +76,6 @@ _log = get_logger(__name__)
 T = TypeVar("T")
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
-
-_STATES = ("listing", "watching", "waiting", "stopped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,7 +447,7 @@ class _Families:
 
     def _add_reflector(self, labels: list[str], said: ReflectorStatus) -> None:
         self._reflector.add_metric(labels, {"reflector": said.name})
-        for state in _STATES:
+        for state in REFLECTOR_STATES:
             self._state.add_metric([*labels, state], float(said.state == state))
         for family, read in self._of_the_reflector:
             # Not since the arena was made: who takes over counts from 0.
