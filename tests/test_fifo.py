@@ -15,6 +15,7 @@ import pytest
 
 import shmcache
 from shmcache import FIFO, WorkerInfo
+from tests.procs.control import control, until
 
 
 def names(items: list[Any]) -> list[str]:
@@ -320,15 +321,18 @@ def test_a_signal_leaves_pop_at_once_and_loses_nothing(fifo: FIFO, pod: Any) -> 
     def handler(number: int, frame: object) -> None:
         raise Interrupted
 
+    def strike() -> None:
+        until(lambda: control(fifo.name).ready_sleepers)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    main = threading.get_ident()
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        main = threading.main_thread().ident
-        assert main is not None
-        timer = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGUSR1))
-        timer.start()
+        thread = threading.Thread(target=strike)
+        thread.start()
         with pytest.raises(Interrupted):
             fifo.pop(60)
-        timer.join()
+        thread.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
     fifo.add(pod("a"))
