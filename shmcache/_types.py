@@ -160,7 +160,8 @@ class ReflectorStatus:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Figures of one arena, as ``stats()`` read them. Sizes are bytes, times nanoseconds.
+    """Figures of one arena, as ``stats()`` read them. Sizes are bytes, ages seconds, and what ends
+    in ``_ns`` nanoseconds.
 
     All but the last group come from the segment and are the same for every process.
     """
