@@ -2,7 +2,7 @@
 
 The work is done by the core (``Changes`` in bind.cpp): it compares what the store holds with what
 this watch has given. Here are waiting, ending and asyncio. May import: ``_core``, ``_errors``,
-``_sleeper``, ``_types``.
+``_handle``, ``_sleeper``, ``_types``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from shmcache._core import Arena
 from shmcache._errors import ClosedError
+from shmcache._handle import _checked
 from shmcache._sleeper import Sleeper, take_note
 from shmcache._types import Change
 
@@ -118,8 +119,7 @@ class Watch(Generic[T]):
         """
         if self._closed:
             raise ClosedError("this watch is closed: call watch() of the store for another")
-        if timeout is not None and not timeout >= 0:  # also NaN
-            raise ValueError(f"timeout must not be negative, and it is {timeout}")
+        timeout = _checked(timeout)
         if not self._hand:
             self._look(timeout)
         self._synced = True

@@ -391,6 +391,13 @@ def test_a_timeout_is_checked(store: Store, timeout: float) -> None:
         store.watch().take(timeout)
 
 
+def test_a_timeout_is_a_number(store: Store) -> None:
+    """What is no number is a TypeError that names the argument."""
+    wrong: Any = "1"
+    with pytest.raises(TypeError, match="timeout is a number of seconds, not '1'"):
+        store.watch().take(wrong)
+
+
 def test_a_signal_loses_nothing(store: Store, pod: Pod) -> None:
     """An exception of a signal handler ends the wait, and the watch goes on as if it had not
     been."""

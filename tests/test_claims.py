@@ -267,6 +267,9 @@ def test_a_lease_runs_out(jobs: FIFO, pod: Any) -> None:
     for lease in (0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="lease"):
             jobs.claim(0, lease=lease)
+    wrong: Any = "60"
+    with pytest.raises(TypeError, match=r"lease is a number of seconds, .*not '60'"):
+        jobs.claim(0, lease=wrong)
 
 
 def test_a_closed_handle_has_no_claims(jobs: FIFO, pod: Any) -> None:

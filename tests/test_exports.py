@@ -65,7 +65,7 @@ MAY_IMPORT = {
         "listwatch",
     },
     "_sleeper": set(),
-    "changes": {"_core", "_errors", "_sleeper", "_types"},
+    "changes": {"_core", "_errors", "_handle", "_sleeper", "_types"},
     "_handle": {"_arena", "_core", "_errors", "_types"},
     "store": {
         "_arena",
