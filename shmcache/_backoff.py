@@ -10,7 +10,10 @@ import random as _random
 import time
 from collections.abc import Callable
 
-__all__ = ["Backoff", "RetryWindow"]
+__all__ = ["LONGEST_PAUSE", "Backoff", "RetryWindow"]
+
+LONGEST_PAUSE = 1e9
+"""Seconds: 30 years, and as long as an Event can be waited for without an OverflowError."""
 
 
 class Backoff:
@@ -23,8 +26,8 @@ class Backoff:
     over half a minute and not together. ``reset_after`` seconds without use start over.
 
     ``clock`` is monotonic seconds, ``random`` gives a float in [0, 1). Not thread-safe: one
-    reflector owns it. Raises :class:`ValueError` for figures that could make a delay negative
-    or shrinking.
+    reflector owns it. Raises :class:`ValueError` for figures that could make a delay negative,
+    shrinking, or longer than can be waited.
 
     The figures are those of client-go's Reflector (``tools/cache/reflector.go``), the rule
     that of its ``wait.NewExponentialBackoffManager``.
@@ -47,10 +50,14 @@ class Backoff:
     ) -> None:
         if not 0 <= initial <= cap:
             raise ValueError(f"need 0 <= initial <= cap, not initial={initial}, cap={cap}")
-        if factor < 1 or jitter < 0 or reset_after < 0:
+        if not (factor >= 1 and jitter >= 0 and reset_after >= 0):  # also NaN
             raise ValueError(
                 f"need factor >= 1, jitter >= 0 and reset_after >= 0, not factor={factor}, "
                 f"jitter={jitter}, reset_after={reset_after}"
+            )
+        if not cap * (1.0 + jitter) <= LONGEST_PAUSE:
+            raise ValueError(
+                f"need cap * (1 + jitter) <= {LONGEST_PAUSE:g}, not cap={cap}, jitter={jitter}"
             )
         self._initial = initial
         self._factor = factor

@@ -90,7 +90,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from shmcache._background import Background
-from shmcache._backoff import Backoff, RetryWindow
+from shmcache._backoff import LONGEST_PAUSE, Backoff, RetryWindow
 from shmcache._counters import Counters
 from shmcache._errors import ApiError, ExpiredError
 from shmcache._failures import (
@@ -177,11 +177,13 @@ class Reflector(Background):
         _wait: Callable[[float], bool] | None = None,
         _attend_wait: Callable[[float], bool] | None = None,
     ) -> None:
-        if resync_period < 0 or page_size < 0 or internal_error_retry < 0:
+        if not (page_size >= 0 and internal_error_retry >= 0):  # also NaN
             raise ValueError(
-                "resync_period, page_size and internal_error_retry must not be negative: "
-                f"{resync_period}, {page_size}, {internal_error_retry}"
+                "page_size and internal_error_retry must not be negative: "
+                f"{page_size}, {internal_error_retry}"
             )
+        if not 0 <= resync_period <= LONGEST_PAUSE:
+            raise ValueError(f"resync_period must be seconds from 0, not {resync_period}")
         if not 1 <= watch_timeout[0] <= watch_timeout[1]:
             raise ValueError(
                 f"watch_timeout must be (least, most) whole seconds from 1, not {watch_timeout}"
@@ -565,7 +567,8 @@ class Reflector(Background):
             return  # what stop() closed and interrupted may fail in any way
         self._counters.error(exc)
         self._seat.report("waiting")
-        delay = max(self._backoff.next_delay(), getattr(exc, "retry_after", None) or 0.0)
+        asked = min(getattr(exc, "retry_after", None) or 0.0, LONGEST_PAUSE)
+        delay = max(self._backoff.next_delay(), asked)
         level = logging.INFO if isinstance(exc, ExpiredError) else logging.WARNING
         self._log.log(
             level,

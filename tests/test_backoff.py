@@ -58,10 +58,13 @@ def test_quiet_time_starts_over() -> None:
         {"factor": 0.5},
         {"jitter": -0.1},
         {"reset_after": -1.0},
+        {"cap": float("inf")},
+        *({name: float("nan")} for name in ("initial", "factor", "cap", "jitter", "reset_after")),
     ],
 )
 def test_figures_that_cannot_be_meant_are_refused(arguments: dict[str, float]) -> None:
-    """A negative or shrinking delay is a ValueError when the backoff is made."""
+    """A delay that is negative, shrinks, or cannot be waited for, is a ValueError when the backoff
+    is made."""
     with pytest.raises(ValueError, match="need"):
         Backoff(**arguments)  # type: ignore[arg-type]
 

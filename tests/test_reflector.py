@@ -462,9 +462,10 @@ def test_too_many_requests_are_retried_without_a_list() -> None:
     assert run.pauses == pytest.approx([0.8, 7.0, 3.2, 6.4])
 
 
-@pytest.mark.parametrize(("seconds", "pause"), [(0.1, 0.8), (12.0, 12.0)])
+@pytest.mark.parametrize(("seconds", "pause"), [(0.1, 0.8), (12.0, 12.0), (1e11, 1e9)])
 def test_retry_after_is_the_least_pause(seconds: float, pause: float) -> None:
-    """The server may ask for a longer pause than the backoff's, not for a shorter one."""
+    """The server may ask for a longer pause than the backoff's, not for a shorter one, nor for one
+    that cannot be waited for."""
     run = Run([ApiError(503, "busy", retry_after=seconds), EMPTY], [[]])
     assert run.pauses == pytest.approx([pause])
 
@@ -1242,6 +1243,8 @@ def test_expected_type_is_checked(expected_type: Any, error: type[Exception]) ->
     "options",
     [
         {"resync_period": -1.0},
+        {"resync_period": float("nan")},
+        {"resync_period": float("inf")},
         {"page_size": -1},
         {"internal_error_retry": -1.0},
         {"watch_timeout": (0, 10)},

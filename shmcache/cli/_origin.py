@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shmcache import sources
-from shmcache._backoff import Backoff
+from shmcache._backoff import LONGEST_PAUSE, Backoff
 from shmcache._errors import ApiError, ShmCacheError
 from shmcache._ports import ListerWatcher
 from shmcache._types import ListOptions
@@ -51,7 +51,8 @@ def reach(options: argparse.Namespace, lines: Log) -> Origin:
         except Exception as error:
             if not _may_pass(error):
                 raise _explained(error, options) from error
-            delay = max(backoff.next_delay(), getattr(error, "retry_after", None) or 0.0)
+            asked = min(getattr(error, "retry_after", None) or 0.0, LONGEST_PAUSE)
+            delay = max(backoff.next_delay(), asked)
             text = f"cannot begin: {error}; next try in {delay:.1f} s"
             lines.say("waiting", text, logging.WARNING, seconds=round(delay, 3))
         time.sleep(delay)
