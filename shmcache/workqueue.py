@@ -236,11 +236,7 @@ class WorkQueue(Handle):
         ...     queue.unlink()
         ([('soon', False), ('later', True)], 0)
         """
-        if not isinstance(delay, (int, float)):
-            raise TypeError(f"delay is a number of seconds, not {delay!r}")
-        if delay != delay:
-            raise ValueError("delay is a number of seconds, not NaN")
-        return self._core.enqueue(key, min(max(delay, 0.0), _FOREVER))
+        return self._core.enqueue(key, _checked_delay(delay))
 
     def add_rate_limited(self, key: str) -> bool:
         """Count a failure of ``key``, and queue it again after as long as the limiter says.
@@ -272,8 +268,9 @@ class WorkQueue(Handle):
         the block                          the key
         =================================  =========================================================
         ends                               is forgotten, and done
-        raises an ``Exception``            has failed: :meth:`add_rate_limited`, and done; or, with
-                                           the last of ``max_attempts``, is a dead letter
+        raises an ``Exception``            has failed: :meth:`add_rate_limited`, and done, in one
+                                           step that needs no memory; or, with the last of
+                                           ``max_attempts``, is a dead letter
         raises another ``BaseException``   goes back as it was: Ctrl-C, ``SystemExit`` and a
                                            cancelled task are not its fault
         =================================  =========================================================
@@ -420,8 +417,9 @@ class WorkQueue(Handle):
         ]
 
     def retry(self, key: str) -> bool:
-        """Queue a dead letter again, at the tail and with no failures, if it is not queued already.
-        Whether there was one."""
+        """Queue a dead letter again, at the tail and with no failures, if it is not queued already;
+        while a worker has the key, as :meth:`add` does. Whether there was one: False after a
+        shutdown too, and then it stays."""
         found = self._core.settle_dead(key, False)
         if found:
             self._core.forget(key)
@@ -471,26 +469,40 @@ class Work:
             if kind is not None and not issubclass(kind, Exception):
                 core.end_claim(self._token, RELEASED)
             elif core.renew(self._token, None):  # it is ours, and stays so until here is its end
-                core.end_claim(self._token, self._failed() if kind else self._succeeded())
+                self._failed() if kind else self._succeeded()
             elif kind is None:
                 raise _lost(self._key)
         except ClaimLostError:
             raise
-        except BaseException:  # struck by a signal handler, or no room to queue it again
+        except BaseException:  # struck by a signal handler, or by an error of the limiter
             if not self._token.ended:  # struck as end_claim returned: there is nothing to end
                 core.end_claim(self._token, RELEASED)
             raise
 
-    def _succeeded(self) -> int:
+    def _succeeded(self) -> None:
         self._queue.forget(self._key)
-        return DONE
+        self._queue._core.end_claim(self._token, DONE)
 
-    def _failed(self) -> int:
-        core = self._queue._core
-        if 0 < core.max_attempts <= core.failures(self._key) + 1:
-            return FAILED  # which counts it, and makes it a dead letter
-        self._queue.add_rate_limited(self._key)
-        return DONE
+    def _failed(self) -> None:
+        core, limiter = self._queue._core, self._queue._limiter
+        failures = core.failures(self._key)
+        if 0 < core.max_attempts <= failures + 1:
+            core.end_claim(self._token, FAILED)  # which makes it a dead letter
+        else:
+            try:
+                delay = _checked_delay(limiter.delay(failures, core.take_token))
+            except Exception:  # no fault of the key, but it must not come again for ever
+                core.end_claim(self._token, FAILED)
+                raise
+            core.retry_claim(self._token, delay)
+
+
+def _checked_delay(delay: float) -> float:
+    if not isinstance(delay, (int, float)):
+        raise TypeError(f"delay is a number of seconds, not {delay!r}")
+    if delay != delay:
+        raise ValueError("delay is a number of seconds, not NaN")
+    return min(max(delay, 0.0), _FOREVER)
 
 
 def _lost(key: str) -> ClaimLostError:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -1067,3 +1068,47 @@ def test_a_full_queue(name: str) -> None:
         assert queue.in_flight() == []
         assert key in queue.queued() or key in [one.key for one in queue.delayed()]
         assert drained(queue)
+
+
+def test_a_failure_in_a_full_arena_waits_its_time(name: str) -> None:
+    """A key that fails while the arena is full is parked as ever: that asks for no memory."""
+    with WorkQueue.create(
+        name, capacity="256KiB", rate_limiter=ExponentialBackoff(3600, 7200)
+    ) as q:
+        with pytest.raises(shmcache.CapacityError):
+            q.add_many(f"{n:05}" + "x" * 500 for n in itertools.count())
+        with pytest.raises(LookupError), q.work(0) as key:
+            raise LookupError
+        assert [(one.key, one.failures, one.seconds > 3000) for one in q.delayed()] == [
+            (key, 1, True)
+        ]
+        assert q.in_flight() == []
+        assert q.check() == []
+
+
+def test_delays_are_in_the_order_of_their_times(queue: WorkQueue) -> None:
+    """delayed() is sorted by the time, whichever way a key came to wait."""
+    queue.add("worked on")
+    queue.add_rate_limited(queue.get(0))
+    queue.done("worked on")
+    queue.add_after("worked on", 10)
+    queue.add_after("late", 100)
+    assert [one.key for one in queue.delayed()] == ["worked on", "late"]
+
+
+def test_a_dead_letter_that_is_retried_is_added(name: str) -> None:
+    """retry adds the key as add does: behind the worker that has it, and not after a shutdown."""
+    with WorkQueue.create(name, capacity="1MiB", max_attempts=1) as queue:
+        queue.add("a")
+        with pytest.raises(LookupError), queue.work(0):
+            raise LookupError
+        queue.add("a")
+        with queue.work(0):
+            assert queue.retry("a")
+            assert (len(queue), queue.dead_letters()) == (0, [])
+        with pytest.raises(LookupError), queue.work(0):
+            raise LookupError
+        queue.shutdown()
+        assert not queue.retry("a")
+        assert [one.key for one in queue.dead_letters()] == ["a"]
+        assert queue.check() == []

@@ -141,6 +141,7 @@ class Arena {
   // `ours` is false if the claim has been taken away, and then nothing has happened.
   enum class End { kDone, kFailed, kReleased };
   Status end_claim(const Claim& claim, End how, uint64_t deadline, bool& ours);
+  Status retry_claim(const Claim& claim, uint64_t delay_ns, uint64_t deadline, bool& ours);
   Status renew(const Claim& claim, uint64_t lease_ns, uint64_t deadline, bool& ours);
   // Copies of what is in flight, or of the dead letters, in the order of their claims; or of what
   // is parked until its time (`deadline_ns`), in that order.
@@ -244,6 +245,7 @@ class Arena {
   Status reap_if_due();
   Status reap(bool& begun);
   Status fail_locked(RecordNo held, bool counted);
+  Status count_claim(RecordNo held, RecordNo newer, RecordNo parked);
   Status erase_dead(RecordNo record);
   Status mark_behind();
   Status cancel_claims();
@@ -258,7 +260,9 @@ class Arena {
   uint64_t failures_like(RecordNo record) const;
   Status bequeath(RecordNo gone, RecordNo heir);
   Status erase_done(RecordNo record, RecordNo newer);
-  Status park(RecordNo record);
+  Status park(RecordNo record, uint64_t due);
+  Status put_off(RecordNo parked, uint32_t priority, uint64_t due);
+  Status retry_locked(RecordNo held, uint64_t due);
   Status publish_parked(RecordNo fresh, uint32_t priority, uint64_t due_ns, uint64_t failures);
   Status unpark(RecordNo record, uint32_t priority);
   Status raise(RecordNo live, uint32_t priority);

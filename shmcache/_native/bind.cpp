@@ -550,10 +550,12 @@ class Handle {
     return nb::bool_(true);
   }
 
-  // Undo the pop of what is in `hand`. No signal handler runs in here.
+  // Undo the pop of what is in `hand`, the last first: each of many then finds its place at the head.
+  // No signal handler runs in here.
   void put_back(nb::list hand) {
     Use use(*this);
-    for (nb::handle taken : hand) {
+    for (size_t left = nb::len(hand); left > 0; --left) {
+      const nb::object taken = hand[left - 1];
       const nb::object key = taken[0], data = taken[1];
       const nb::bytes value = nb::cast<nb::bytes>(data);
       const Entry entry{key_of(key), {value.data(), value.size()}};
@@ -598,6 +600,18 @@ class Handle {
     bool ours = false;
     check(unsignalled([&](uint64_t deadline) {
       return arena_->end_claim(token.claim, static_cast<Arena::End>(how), deadline, ours);
+    }));
+    token.ended = true;
+    return ours;
+  }
+
+  // The same, and the key is dirty again in `delay` seconds: of a work queue.
+  bool retry_claim(Token& token, double delay) {
+    Use use(*this);
+    const uint64_t delay_ns = delay > 0 ? nanoseconds(nb::float_(delay)) : 0;
+    bool ours = false;
+    check(unsignalled([&](uint64_t deadline) {
+      return arena_->retry_claim(token.claim, delay_ns, deadline, ours);
     }));
     token.ended = true;
     return ours;
@@ -683,6 +697,9 @@ class Handle {
   // there.
   double take_token(double rate, uint64_t burst) {
     Use use(*this);
+    if (!(rate > 0) || burst == 0) {
+      throw nb::value_error("a bucket needs a rate above 0 and a burst of 1 token or more");
+    }
     const uint64_t interval_ns = nanoseconds(nb::float_(1.0 / rate));
     uint64_t wait_ns = 0;
     check(locked(0, [&](uint64_t deadline) {
@@ -1286,8 +1303,8 @@ class Handle {
         hand.append(nb::make_tuple(to_str(item.key()), to_bytes(item.value()), item.seq));
       }
     } catch (...) {  // no memory for the Python objects
-      for (; given < items.size(); ++given) {
-        const Item& item = items[given];
+      for (size_t left = items.size(); left > given; --left) {
+        const Item& item = items[left - 1];
         (void)return_item({item.key(), {item.value().data(), item.value_size}}, item.seq);
       }
       throw;
@@ -1998,6 +2015,7 @@ NB_MODULE(_core, m) {
       .def("claim", &Handle::claim, nb::arg("lease").none(), nb::arg("timeout").none(),
            nb::arg("hand"))
       .def("end_claim", &Handle::end_claim, nb::arg("claim"), nb::arg("how"))
+      .def("retry_claim", &Handle::retry_claim, nb::arg("claim"), nb::arg("delay"))
       .def("renew", &Handle::renew, nb::arg("claim"), nb::arg("lease").none())
       .def("held", &Handle::held, nb::arg("dead"))
       .def("enqueue", &Handle::enqueue, nb::arg("key").none(), nb::arg("delay"))

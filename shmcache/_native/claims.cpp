@@ -16,7 +16,8 @@
 //
 // Crashes: each operation moves the truth by one store (layout.hpp); lists and counts are derived.
 // A failure that is interrupted before that store is found again, as the same claim, by the next one
-// that looks, and counted once (Ticket::failures).
+// that looks, and counted once (Ticket::failures). In a work queue a failure may also end in a pause:
+// the record in flight is then parked (Arena::retry_claim).
 #include <algorithm>
 #include <new>
 #include <utility>
@@ -113,7 +114,11 @@ Status Arena::reap(bool& begun) {
   uint64_t next = now + kReapNs;
   uint32_t asked = 0;
   bool alive = false;
-  const Status status = each_of(m.in_flight, [&](RecordNo record) {
+  // The last first: each of many then finds its old place at the head of the queue.
+  uint64_t steps = 0;
+  for (RecordNo record = m.in_flight.tail.load(relaxed), prev; record != kNoRecord; record = prev) {
+    if (!table_.valid(record) || ++steps > table_.records_used()) return Status::kCorrupt;
+    prev = table_.record(record).prev.load(relaxed);
     const Ticket* ticket = table_.ticket(record);
     if (ticket == nullptr) return Status::kCorrupt;
     const auto owner = static_cast<uint32_t>(ticket->owner.load(relaxed));
@@ -124,12 +129,11 @@ Status Arena::reap(bool& begun) {
     }
     if (alive && (deadline == 0 || now < deadline)) {
       if (deadline != 0) next = std::min(next, deadline);
-      return Status::kOk;
+      continue;
     }
     if (!std::exchange(begun, true)) table_.begin_mutation();
-    return fail_locked(record, true);
-  });
-  if (status != Status::kOk) return status;
+    if (Status s = fail_locked(record, true); s != Status::kOk) return s;
+  }
   m.next_reap_ns.store(next, relaxed);
   return Status::kOk;
 }
@@ -145,26 +149,34 @@ bool Arena::is_cancelled(const Ticket& ticket) const {
   return ticket.cancelled.load(relaxed) != 0 || ticket.claim.load(relaxed) <= replaced;
 }
 
+// One failure more in the ticket of what is in flight; once for a claim.
+Status Arena::count_claim(RecordNo held, RecordNo newer, RecordNo parked) {
+  Ticket* ticket = table_.ticket(held);
+  if (ticket == nullptr) return Status::kCorrupt;
+  const uint64_t claim = ticket->claim.load(relaxed);
+  if (ticket->failures.load(relaxed) >> 16 == (claim & ~uint64_t{0} >> 16)) return Status::kOk;
+  for (RecordNo other : {newer, parked}) {  // in a work queue they count too
+    if (other == kNoRecord) continue;
+    if (Status s = bequeath(other, held); s != Status::kOk) return s;
+  }
+  const uint64_t count = ticket->failures.load(relaxed) & kFailuresMask;
+  ticket->failures.store(claim << 16 | std::min(count + 1, kFailuresMask), relaxed);
+  return Status::kOk;
+}
+
 // `counted`: as a failure.
 Status Arena::fail_locked(RecordNo held, bool counted) {
   Ticket* ticket = table_.ticket(held);
   if (ticket == nullptr) return Status::kCorrupt;
-  const uint64_t claim = ticket->claim.load(relaxed);
-  uint64_t word = ticket->failures.load(relaxed);
   RecordNo newer, parked;
   if (Status s = table_.locate_like(held, Table::Sought::kLive, newer); s != Status::kOk) return s;
   if (Status s = table_.locate_like(held, Table::Sought::kParked, parked); s != Status::kOk) return s;
-  if (counted && word >> 16 != (claim & ~uint64_t{0} >> 16)) {
-    for (RecordNo other : {newer, parked}) {  // in a work queue they count too
-      if (other == kNoRecord) continue;
-      if (Status s = bequeath(other, held); s != Status::kOk) return s;
-    }
-    word = ticket->failures.load(relaxed);
-    word = claim << 16 | std::min((word & kFailuresMask) + 1, kFailuresMask);
-    ticket->failures.store(word, relaxed);
+  if (counted) {
+    if (Status s = count_claim(held, newer, parked); s != Status::kOk) return s;
   }
   const uint64_t most = segment_->header().max_attempts;
-  const bool spent = counted && most != 0 && (word & kFailuresMask) >= most;
+  const bool spent =
+      counted && most != 0 && (ticket->failures.load(relaxed) & kFailuresMask) >= most;
   const bool cancelled = is_cancelled(*ticket);
   if (Status s = queue_.unlink(queue_.in_flight(), held); s != Status::kOk) return s;
   if (newer != kNoRecord) {
@@ -289,11 +301,11 @@ Status Arena::try_claim(uint64_t lease_ns, uint64_t deadline, Item& item, Claim&
   return Status::kOk;
 }
 
-// Whether the claim is what this handle was given: not taken away since, and not another's.
+// Whether the claim is what this handle was given: not ended, not taken away since, not another's.
 bool Arena::holds(const Claim& claim) const {
   if (!table_.valid(claim.record)) return false;
-  const Record& r = table_.record(claim.record);
-  if (r.state.load(relaxed) != claim.state || r.txn.load(relaxed) == kDeadLetter) return false;
+  if (table_.record(claim.record).state.load(relaxed) != claim.state) return false;
+  if (!table_.is(claim.record, Table::Sought::kInFlight)) return false;  // parked, a dead letter
   const Ticket* ticket = table_.ticket(claim.record);
   return ticket != nullptr && ticket->claim.load(relaxed) == claim.number &&
          ticket->owner.load(relaxed) == segment_->owner_id();
@@ -381,7 +393,7 @@ Status Arena::held(Table::Sought sought, bool with_values, uint64_t deadline,
       Held one;
       if (Status s = copy_record(hit, with_values, one.item); s != Status::kOk) return s;
       one.item.seq = table_.record(number).seq.load(relaxed);
-      one.claim = ticket->claim.load(relaxed);
+      one.claim = parked ? 0 : ticket->claim.load(relaxed);
       one.failures = failures_like(number);
       one.deadline_ns = ticket->deadline_ns.load(relaxed);
       one.since_ns = ticket->since_ns.load(relaxed);
@@ -397,7 +409,9 @@ Status Arena::held(Table::Sought sought, bool with_values, uint64_t deadline,
   return Status::kOk;
 }
 
-// A dead letter goes back to the tail, its failures forgotten, or (`drop`) away.
+// A dead letter goes back to the tail, its failures forgotten, or (`drop`) away. A key of a work
+// queue is added by it, with what that means: nothing after a shutdown, and where somebody has the
+// key, it is queued behind that.
 Status Arena::settle_dead(std::string_view key_text, bool drop, uint64_t deadline,
                           bool& was_there) {
   was_there = false;
@@ -410,13 +424,16 @@ Status Arena::settle_dead(std::string_view key_text, bool drop, uint64_t deadlin
     return guard.end(s);
   }
   if (record == kNoRecord) return Status::kOk;
+  const bool is_added = !drop && segment_->kind() == Kind::kWorkQueue;
+  if (is_added && segment_->meta().shut_down.load(relaxed) != 0) return Status::kOk;
   was_there = true;
   Table::Place place;
   if (Status s = table_.locate(key, place); s != Status::kOk) return guard.end(s);
   if (Status s = in_flight(key, claimed); s != Status::kOk) return guard.end(s);
   table_.begin_mutation();
+  const bool is_claimed = claimed != kNoRecord;
   // A newer version of it is on its way already.
-  if (drop || place.record != kNoRecord || claimed != kNoRecord) {
+  if (drop || place.record != kNoRecord || (is_claimed && !is_added)) {
     if (Status s = erase_dead(record); s != Status::kOk) return guard.end(s);
   } else {
     Record& r = table_.record(record);
@@ -427,7 +444,11 @@ Status Arena::settle_dead(std::string_view key_text, bool drop, uint64_t deadlin
     if (Status s = queue_.unlink(queue_.dead(), record); s != Status::kOk) return guard.end(s);
     table_.unhold(record);  // the truth moves
     r.txn.store(0, relaxed);
-    if (Status s = queue_.push_waiting(record); s != Status::kOk) return guard.end(s);
+    if (is_claimed) {
+      r.next.store(kBehindAClaim, relaxed);
+    } else if (Status s = queue_.push_waiting(record); s != Status::kOk) {
+      return guard.end(s);
+    }
   }
   table_.end_mutation();
   guard.leave();

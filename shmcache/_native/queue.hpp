@@ -95,17 +95,28 @@ class Queue {
     return push_tail(list, fresh);
   }
 
-  // By its `seq`, which is mostly that of the oldest: so from the head on. Bounded by the number of
-  // records, should the links be damaged.
+  // By its `seq`. What comes back was mostly the oldest, and what has waited behind a claim is mostly
+  // new: so from both ends at once. Bounded by the number of records, should the links be damaged.
   Status push_in_order(RecordNo fresh) {
+    constexpr auto relaxed = std::memory_order_relaxed;
     RecordList& list = waiting(fresh);
-    const uint64_t seq = table_.record(fresh).seq.load(std::memory_order_relaxed);
-    RecordNo prev = kNoRecord, next = list.head.load(std::memory_order_relaxed);
+    const uint64_t seq = table_.record(fresh).seq.load(relaxed);
+    RecordNo prev = list.tail.load(relaxed), next = list.head.load(relaxed);
     for (uint64_t steps = 0; next != kNoRecord; ++steps) {
-      if (!table_.valid(next) || steps > table_.records_used()) return Status::kCorrupt;
-      if (table_.record(next).seq.load(std::memory_order_relaxed) > seq) break;
-      prev = next;
-      next = table_.record(next).next.load(std::memory_order_relaxed);
+      if (!table_.valid(next) || !table_.valid(prev) || steps > table_.records_used()) {
+        return Status::kCorrupt;
+      }
+      const Record &n = table_.record(next), &p = table_.record(prev);
+      if (n.seq.load(relaxed) > seq) {
+        prev = n.prev.load(relaxed);
+        break;
+      }
+      if (p.seq.load(relaxed) < seq) {
+        next = p.next.load(relaxed);
+        break;
+      }
+      next = n.next.load(relaxed);
+      prev = p.prev.load(relaxed);
     }
     begin_waiting(list, fresh);
     count(list, 1);

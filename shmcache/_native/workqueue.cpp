@@ -105,19 +105,83 @@ Status Arena::erase_done(RecordNo record, RecordNo newer) {
     const Status s = table_.locate_like(record, Table::Sought::kParked, heir);
     if (s != Status::kOk) return s;
   }
-  if (heir == kNoRecord) return park(record);
+  if (heir == kNoRecord) return park(record, 0);
   if (Status s = bequeath(record, heir); s != Status::kOk) return s;
   return table_.erase(record);
 }
 
-// From in flight to parked, without a due time.
-Status Arena::park(RecordNo record) {
+// The end of a claim that has failed, and is to be tried again in `delay_ns`: what was in flight is
+// parked until then, or goes to the tail. So this asks for no memory and cannot fail for want of it.
+// After a shutdown it is done: to try again would be to add.
+Status Arena::retry_claim(const Claim& claim, uint64_t delay_ns, uint64_t deadline, bool& ours) {
+  ours = false;
+  Guard guard(*this, Hold::kWrite, deadline);
+  if (guard.status() != Status::kOk) return guard.status();
+  if (!holds(claim)) return Status::kOk;
+  ours = true;
+  Meta& m = segment_->meta();
+  const uint64_t sooner = m.next_due_ns.load(relaxed);
+  table_.begin_mutation();
+  const uint64_t due = delay_ns == 0 ? 0 : now_ns() + delay_ns;
+  if (Status s = retry_locked(claim.record, due); s != Status::kOk) return guard.end(s);
+  count_pops(1);
+  table_.end_mutation();
+  const bool wake = waiting() != 0 || m.next_due_ns.load(relaxed) < sooner;
+  guard.leave();
+  notify_change();
+  if (wake) notify_ready();
+  return Status::kOk;
+}
+
+// `due` is 0 for now.
+Status Arena::retry_locked(RecordNo held, uint64_t due) {
+  RecordNo newer, parked;
+  if (Status s = table_.locate_like(held, Table::Sought::kLive, newer); s != Status::kOk) return s;
+  if (Status s = table_.locate_like(held, Table::Sought::kParked, parked); s != Status::kOk) return s;
+  if (Status s = count_claim(held, newer, parked); s != Status::kOk) return s;
+  if (Status s = queue_.unlink(queue_.in_flight(), held); s != Status::kOk) return s;
+  Record& r = table_.record(held);
+  const uint32_t priority = Position::unpack(r.seq.load(relaxed)).priority;
+  Status done;
+  if (segment_->meta().shut_down.load(relaxed) != 0 || (due == 0 && newer != kNoRecord)) {
+    done = erase_done(held, newer);
+  } else if (due == 0) {
+    r.seq.store(queue_.next_seq(priority), relaxed);
+    table_.unhold(held);  // the truth moves
+    return queue_.push_waiting(held);
+  } else if (parked == kNoRecord) {
+    done = park(held, due);
+  } else {
+    const uint64_t known = table_.ticket(parked)->deadline_ns.load(relaxed);
+    done = bequeath(held, parked);
+    if (done == Status::kOk && (known == 0 || due < known)) done = put_off(parked, priority, due);
+    if (done == Status::kOk) done = table_.erase(held);
+  }
+  if (done != Status::kOk || newer == kNoRecord) return done;
+  return queue_.push_in_order(newer);
+}
+
+// From in flight to parked, until `due`; without a due time if that is 0.
+Status Arena::park(RecordNo record, uint64_t due) {
   Ticket* ticket = table_.ticket(record);
   if (ticket == nullptr) return Status::kCorrupt;
-  ticket->deadline_ns.store(0, relaxed);
+  ticket->deadline_ns.store(due, relaxed);
   table_.record(record).txn.store(kParkedKey, release);  // the truth moves
   (void)table_.next_version();
-  return Status::kOk;
+  return due == 0 ? Status::kOk : timers_.add(record);
+}
+
+// What is parked gets another due time, or its first.
+Status Arena::put_off(RecordNo parked, uint32_t priority, uint64_t due) {
+  Ticket* ticket = table_.ticket(parked);
+  if (ticket == nullptr) return Status::kCorrupt;
+  if (ticket->deadline_ns.load(relaxed) != 0) {
+    if (Status s = timers_.remove(parked); s != Status::kOk) return s;
+  }
+  table_.record(parked).seq.store(Position{0, priority}.pack(), relaxed);
+  ticket->deadline_ns.store(due, relaxed);
+  (void)table_.next_version();
+  return timers_.add(parked);
 }
 
 // A new parked record of `key`. REQUIRES: room in the index, and a mutation has begun.
@@ -238,18 +302,12 @@ Status Arena::delay_locked(const Key& key, uint32_t priority, uint64_t delay_ns,
   const Status located = table_.locate_held(key, Table::Sought::kParked, parked);
   if (located != Status::kOk) return located;
   if (parked != kNoRecord) {
-    Ticket* ticket = table_.ticket(parked);
+    const Ticket* ticket = table_.ticket(parked);
     if (ticket == nullptr) return Status::kCorrupt;
     const uint64_t known = ticket->deadline_ns.load(relaxed);
     if (known != 0 && known <= due) return Status::kOk;  // the earlier time stands
     table_.begin_mutation();
-    if (known != 0) {
-      if (Status s = timers_.remove(parked); s != Status::kOk) return s;
-    }
-    table_.record(parked).seq.store(Position{0, priority}.pack(), relaxed);
-    ticket->deadline_ns.store(due, relaxed);
-    if (Status s = timers_.add(parked); s != Status::kOk) return s;
-    (void)table_.next_version();
+    if (Status s = put_off(parked, priority, due); s != Status::kOk) return s;
   } else {
     RecordNo fresh;
     if (Status s = table_.reserve_index(1); s != Status::kOk) return s;
@@ -326,9 +384,12 @@ Status Arena::take_token(uint64_t interval_ns, uint64_t burst, uint64_t deadline
   Guard guard(*this, Hold::kWrite, deadline);
   if (guard.status() != Status::kOk) return guard.status();
   std::atomic<uint64_t>& full_ns = segment_->meta().bucket_full_ns;
-  const uint64_t now = now_ns(), full = std::max(full_ns.load(relaxed), now) + interval_ns;
+  // Of figures this large a sum of two does not pass 64 bits, and who waits for 30 years waits.
+  constexpr uint64_t kLongest = 1'000'000'000'000'000'000;
+  const uint64_t now = now_ns(), whole = std::min(kLongest / interval_ns, burst) * interval_ns;
+  const uint64_t empty = now + whole + kLongest;
+  const uint64_t full = std::min(std::max(full_ns.load(relaxed), now) + interval_ns, empty);
   full_ns.store(full, relaxed);
-  const uint64_t whole = interval_ns * burst;
   wait_ns = full > now + whole ? full - now - whole : 0;
   return Status::kOk;
 }

@@ -359,6 +359,13 @@ Operation end_of(const std::string& key, Arena::End how) {
   };
 }
 
+Operation retry_in(uint64_t delay_ns) {
+  return [=](Arena& arena) {
+    bool ours = false;
+    CHECK(arena.retry_claim(adopt(arena, "a"), delay_ns, soon(), ours) == Status::kOk && ours);
+  };
+}
+
 // What is behind the claim of "a" has got its place already, and perhaps its failures.
 void inherit(Arena& arena, uint64_t failures) {
   const RecordNo claimed = adopt(arena, "a").record;
@@ -653,6 +660,21 @@ const std::vector<Scenario>& scenarios() {
          count_failure(a, "a");  // into what is parked
        },
        end_of("a", Arena::End::kFailed)},
+      {"failed, to come again later", Kind::kWorkQueue, a_processed(0), retry_in(kLong)},
+      {"failed, dirty, to come again later", Kind::kWorkQueue,
+       [](Arena& a) {
+         a_processed(0)(a);
+         enqueue(a, "a");
+       },
+       retry_in(kLong)},
+      {"failed, to come again sooner", Kind::kWorkQueue, a_processed(kLong), retry_in(kLong / 10),
+       true, false, 1,
+       {[](Arena& a) { count_failure(a, "a"); },
+        [](Arena& a) {
+          count_failure(a, "a");
+          enqueue(a, "a", kLong / 10);
+        }}},
+      {"failed, to come again now", Kind::kWorkQueue, a_processed(kLong), retry_in(0)},
       {"due", Kind::kWorkQueue,
        [](Arena& a) {
          keys(a);

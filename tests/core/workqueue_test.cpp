@@ -119,6 +119,35 @@ CASE(a_key_has_one_place, "a key is queued once, parked once, and its failures f
   close(fd);
 }
 
+CASE(a_key_is_retried, "a failure ends its claim once, and parks the key without asking for memory") {
+  int fd = harness::anonymous_file();
+  auto arena = harness::create(fd, Kind::kWorkQueue);
+  uint64_t count = 0;
+  Item item;
+  Arena::Claim claim;
+  bool ours = false;
+  enqueue(*arena, "a", 0);
+  CHECK(arena->try_claim(0, soon(), item, claim) == Status::kOk);
+  const uint64_t used = arena->segment().meta().used_bytes.load();
+  CHECK(arena->retry_claim(claim, 1'000'000'000'000, soon(), ours) == Status::kOk && ours);
+  CHECK(arena->segment().meta().used_bytes.load() == used);
+  CHECK(parked(*arena) == std::vector<std::string>{"a"});
+  CHECK(arena->failures("a", soon(), count) == Status::kOk && count == 1);
+  for (auto how : {Arena::End::kDone, Arena::End::kFailed, Arena::End::kReleased}) {
+    CHECK(arena->end_claim(claim, how, soon(), ours) == Status::kOk && !ours);  // it is over
+  }
+  CHECK(arena->retry_claim(claim, 0, soon(), ours) == Status::kOk && !ours);
+  CHECK_WHOLE(*arena);
+  enqueue(*arena, "a", 0);  // while it is parked, worked on, and added once more
+  CHECK(arena->try_claim(0, soon(), item, claim) == Status::kOk);
+  enqueue(*arena, "a", 0);
+  CHECK(arena->retry_claim(claim, 1, soon(), ours) == Status::kOk && ours);
+  CHECK(arena->waiting() == 1);
+  CHECK(arena->failures("a", soon(), count) == Status::kOk && count == 2);
+  CHECK_WHOLE(*arena);
+  close(fd);
+}
+
 CASE(tokens, "a bucket gives its burst at once, and then one token an interval") {
   int fd = harness::anonymous_file();
   auto arena = harness::create(fd, Kind::kWorkQueue);
@@ -131,6 +160,11 @@ CASE(tokens, "a bucket gives its burst at once, and then one token an interval")
     before = wait;
     CHECK(arena->take_token(kInterval, 3, soon(), wait) == Status::kOk);
     CHECK(wait > before && wait <= kInterval * static_cast<uint64_t>(i));
+  }
+  for (int i = 0; i < 40; ++i) {  // as slow as can be said, and more than 64 bits of time
+    before = wait;
+    CHECK(arena->take_token(1'000'000'000'000'000'000, 100, soon(), wait) == Status::kOk);
+    CHECK(wait > 0 && (i < 2 || wait >= before - kInterval));
   }
   close(fd);
 }

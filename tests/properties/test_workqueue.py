@@ -116,10 +116,9 @@ class Model:
         return True
 
     def retry(self, key: str) -> bool:
-        if self.dead.pop(key, None) is None:
+        if self.shut or self.dead.pop(key, None) is None:
             return False
-        if key not in self.processing:
-            self.put(key)
+        self.put(key)
         self.failures[key] = 0
         return True
 
