@@ -40,6 +40,7 @@ class Background:
         self._claimed = False  # guarded by _lock: start() or run() was called
         self._pid: int | None = None  # of the process that called it
         self._thread: threading.Thread | None = None
+        self._starter: int | None = None  # the thread that is in start(), or was in run()
         self._runner: int | None = None
 
         self._stopping = threading.Event()
@@ -63,6 +64,8 @@ class Background:
                 self._claimed = False
                 self._finish()
                 raise
+            finally:
+                self._starter = None
             self._thread = thread  # only now, so that stop() never joins one that did not start
 
     def run(self, stop_event: threading.Event | None = None) -> None:
@@ -79,8 +82,8 @@ class Background:
         None waits as long as it takes: a pause ends at once, a call into somebody else's code
         when that returns. Returns whether the work has ended. May be called from any thread,
         more than once, and before :meth:`start`; from the work's own thread (a callback, a
-        signal handler) it does not wait. In a forked child there is nothing to end, and the
-        parent's work goes on.
+        signal handler), and from a signal handler amid :meth:`start`, it does not wait. In a
+        forked child there is nothing to end, and the parent's work goes on.
         """
         if self._pid not in (None, os.getpid()):
             # Its threads are not here, its locks may be held by them for ever, and what it would
@@ -88,7 +91,7 @@ class Background:
             return True
         self._stopping.set()
         self._interrupt()
-        if self._runner == threading.get_ident():
+        if self._is_waited_for():
             return self._done.is_set()
         with self._lock:
             thread, claimed = self._thread, self._claimed
@@ -108,6 +111,10 @@ class Background:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _is_waited_for(self) -> bool:
+        """Whether the work cannot end before this thread goes on."""
+        return threading.get_ident() in (self._runner, self._starter)
 
     # -- what a subclass gives ----------------------------------------------------------------
 
@@ -134,6 +141,7 @@ class Background:
             if self._claimed:
                 raise RuntimeError(f"{self._role} {self.name!r} runs once: make a new one")
             self._prepare()
+            self._starter = threading.get_ident()
             self._claimed = True
             self._pid = os.getpid()
 

@@ -316,6 +316,12 @@ class SharedInformer(Background):
         self._watch.close()
         self._release_waiters()
 
+    def _is_waited_for(self) -> bool:
+        # The last thing that the work does is to wait for the reflector, whose thread is in here
+        # when a source or a transform stops the informer.
+        reflector = self._reflector
+        return super()._is_waited_for() or (reflector is not None and reflector._is_waited_for())
+
     def _release_waiters(self) -> None:
         """Nobody will be told of a sync any more."""
         with self._lock:

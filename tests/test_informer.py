@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any
@@ -325,6 +327,43 @@ def test_stop_waits_for_the_callback(store: Store, informer: SharedInformer) -> 
     assert record.calls == ["+a1"]
 
 
+@pytest.mark.parametrize("how", ["start", "run"])
+def test_a_signal_handler_stops_what_begins(
+    store: Store, informer: SharedInformer, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A signal handler that comes amid start() or run() does not wait for what cannot go on before
+    it has returned."""
+    took: list[float] = []
+
+    def stop(*_: object) -> None:
+        before = time.monotonic()
+        informer.stop(DEADLINE)
+        took.append(time.monotonic() - before)
+
+    begin, work = threading.Thread.start, informer._run
+
+    def begin_and_signal(thread: threading.Thread) -> None:
+        begin(thread)
+        signal.raise_signal(signal.SIGUSR1)
+
+    def signal_and_work(stop_event: threading.Event | None) -> None:
+        if how == "run":
+            signal.raise_signal(signal.SIGUSR1)
+        work(stop_event)
+
+    monkeypatch.setattr(informer, "_run", signal_and_work)
+    if how == "start":
+        monkeypatch.setattr(threading.Thread, "start", begin_and_signal)
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        getattr(informer, how)()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(took) == 1
+    assert took[0] < DEADLINE / 2
+    assert informer.stop(DEADLINE)
+
+
 # --- life cycle -----------------------------------------------------------------------------------
 
 
@@ -507,6 +546,23 @@ def test_stop_waits_for_the_reflector(store: Store) -> None:
     go_on.set()
     assert informer.stop(DEADLINE)
     assert informer.reflector.stop(0)
+
+
+def test_a_source_may_stop_the_informer(store: Store) -> None:
+    """stop() in the reflector's thread does not wait for the informer, which waits for that."""
+    took: list[float] = []
+
+    def stop(obj: Any) -> Any:
+        before = time.monotonic()
+        informer.stop(DEADLINE)
+        took.append(time.monotonic() - before)
+        return obj
+
+    informer = SharedInformer(MemorySource([pod("a")]), store, transform=stop)
+    informer.start()
+    until(lambda: bool(took))
+    assert informer.stop(DEADLINE)
+    assert took[0] < DEADLINE / 2
 
 
 def test_one_of_several_fills_the_store(name: str) -> None:
