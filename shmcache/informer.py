@@ -13,7 +13,8 @@ a handler is added later              the content as this informer knows it, as 
 a filter's verdict on an object       an add or a delete in the place of the update
 changes
 a handler's resync period is over     every object as ``on_update(obj, obj)``, to it alone
-a handler or its filter raises        logged and counted; that call is gone, nothing else is
+a handler raises                      logged and counted; that call is gone, nothing else is
+a filter raises                       logged and counted; the handler does not see that object
 the store cannot be read              logged and counted; after a pause again, nothing is lost
 the store is closed                   logged; the informer ends
 ``stop()``                            the call that runs is waited for, and is the last
@@ -112,13 +113,13 @@ class HandlerRegistration:
         self._settled.wait(timeout)
         return self._synced
 
-    def _deliver(self, change: Change[Any]) -> bool:
-        """Call what a change calls for; whether that was anything."""
+    def _deliver(self, change: Change[Any], failed: Callable[[Exception], None]) -> bool:
+        """Call what a change calls for; whether that was anything. ``failed``: of the filter."""
         was, now = change.type != "ADDED", change.type != "DELETED"
         old = change.old if now else change.object
-        if self._wants is not None:
-            was = was and bool(self._wants(old))
-            now = now and bool(self._wants(change.object))
+        # What the filter failed on was not seen, and that was said when it came.
+        was = was and self._sees(old, lambda _: None)
+        now = now and self._sees(change.object, failed)
         if was and now:
             if self._on_update is None:
                 return False
@@ -129,6 +130,13 @@ class HandlerRegistration:
             return False
         function(change.object if now else old)
         return True
+
+    def _sees(self, obj: Any, failed: Callable[[Exception], None]) -> bool:
+        try:
+            return self._wants is None or bool(self._wants(obj))
+        except Exception as exc:  # whatever a user's function raises
+            failed(exc)
+            return False
 
 
 class SharedInformer(Background):
@@ -249,8 +257,9 @@ class SharedInformer(Background):
         ``on_add(obj)``, ``on_update(old, new)``, ``on_delete(obj)``: functions, None for no call.
         ``filter``: a function of an object; the handler sees those for which it is true, an object
         that comes to be one as added, one that is so no more as deleted. It must depend on the
-        object alone. ``resync_period``: after every so many seconds ``on_update(obj, obj)`` for all
-        objects, 0 for never. The same functions may be added twice, and are then called twice.
+        object alone; where it raises it is not true. ``resync_period``: after every so many seconds
+        ``on_update(obj, obj)`` for all objects, 0 for never. The same functions may be added twice,
+        and are then called twice.
 
         Raises :class:`TypeError` for what is no function, :class:`ValueError` for a negative or
         endless period, :class:`RuntimeError` if the informer was stopped.
@@ -382,9 +391,8 @@ class SharedInformer(Background):
     def _give(self, handler: HandlerRegistration, change: Change[Any]) -> None:
         if handler._removed or self._stopping.is_set():
             return
-        try:
-            self._calls += handler._deliver(change)
-        except Exception as exc:  # whatever a user's function raises, the others go on
+
+        def failed(exc: Exception) -> None:
             self._handler_errors += 1
             self._last_error = f"{type(exc).__name__}: {exc}"
             self._log.exception(
@@ -395,6 +403,11 @@ class SharedInformer(Background):
                 exc,
                 extra={"error": type(exc).__name__, "key": change.key},
             )
+
+        try:
+            self._calls += handler._deliver(change, failed)
+        except Exception as exc:  # whatever a user's function raises, the others go on
+            failed(exc)
 
     def _note_sync(self) -> None:
         self._synced = True

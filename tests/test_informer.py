@@ -237,6 +237,26 @@ def test_a_raising_handler(
     }  # fmt: skip
 
 
+def test_a_filter_that_raises_is_not_true(store: Store, informer: SharedInformer) -> None:
+    """What a filter cannot judge is not seen: it is added when it can be, and what was seen before
+    is deleted; each object that failed is counted once."""
+    record = Record()
+    record.to(informer, filter=lambda obj: 1 / obj["n"])
+    store.add(obj("a", 0))
+    store.add(obj("b"))
+    with informer:
+        record.wait("+b1")
+        store.add(obj("a", 2))
+        record.wait("+b1", "+a2")
+        store.add(obj("b", 0))
+        record.wait("+b1", "+a2", "-b1")
+        store.delete(obj("b"))
+        store.add(obj("c"))
+        record.wait("+b1", "+a2", "-b1", "+c1")
+    assert informer.stats().handler_errors == 2
+    assert informer.stats().calls == 4
+
+
 def test_a_handler_may_do_anything(store: Store, informer: SharedInformer) -> None:
     """From inside a callback handlers can be added and removed, the store be written, and the
     informer stopped, which does not wait for itself; the call that stops it is the last."""
