@@ -85,9 +85,9 @@ class Background:
         signal handler), and from a signal handler amid :meth:`start`, it does not wait. In a
         forked child there is nothing to end, and the parent's work goes on.
         """
-        if self._pid not in (None, os.getpid()):
-            # Its threads are not here, its locks may be held by them for ever, and what it would
-            # interrupt (a connection) is the parent's too.
+        if self._is_elsewhere():
+            # Its locks may be held for ever, and what it would interrupt (a connection) is the
+            # parent's too.
             return True
         self._stopping.set()
         self._interrupt()
@@ -111,6 +111,10 @@ class Background:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _is_elsewhere(self) -> bool:
+        """Whether the threads are those of another process, of which this is a forked child."""
+        return self._pid not in (None, os.getpid())
 
     def _is_waited_for(self) -> bool:
         """Whether the work cannot end before this thread goes on."""

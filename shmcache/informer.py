@@ -262,7 +262,8 @@ class SharedInformer(Background):
         and are then called twice.
 
         Raises :class:`TypeError` for what is no function, :class:`ValueError` for a negative or
-        endless period, :class:`RuntimeError` if the informer was stopped.
+        endless period, :class:`RuntimeError` if the informer was stopped, or is one of the process
+        that this was forked from.
         """
         for what, function in (
             ("on_add", on_add),
@@ -274,6 +275,11 @@ class SharedInformer(Background):
                 raise TypeError(f"{what} must be a function or None, not {function!r}")
         if not 0 <= resync_period <= threading.TIMEOUT_MAX:  # also NaN
             raise ValueError(f"resync_period must be seconds from 0, not {resync_period}")
+        if self._is_elsewhere():
+            raise RuntimeError(
+                f"informer {self.name!r} runs in process {self._pid}, and threads do not survive a "
+                "fork: make one in this process, and start it here"
+            )
         handler = HandlerRegistration(on_add, on_update, on_delete, filter, resync_period)
         with self._lock:
             if self._stopping.is_set():
@@ -303,9 +309,10 @@ class SharedInformer(Background):
     def wait_for_sync(self, timeout: float | None = None) -> bool:
         """Sleep until :attr:`has_synced`, at most ``timeout`` seconds; return it.
 
-        Returns at once when the informer has ended.
+        Returns at once when the informer has ended, or is not of this process.
         """
-        self._settled.wait(timeout)
+        if not self._is_elsewhere():
+            self._settled.wait(timeout)
         return self._synced
 
     # --- life cycle -----------------------------------------------------------------------------

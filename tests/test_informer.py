@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -489,15 +490,27 @@ def test_a_look_that_fails_is_repeated(name: str) -> None:
 
 
 def test_a_forked_child_has_none(store: Store, informer: SharedInformer) -> None:
-    """In a forked child there is no thread to stop, and stop() says so at once."""
+    """In a forked child there is no thread to stop, and stop() says so at once; nobody would call
+    a handler, which is refused."""
     informer.start()
     assert informer.wait_for_sync(DEADLINE)
 
     def child() -> None:
+        with pytest.raises(RuntimeError, match=r"do not survive a fork: make one in this process"):
+            informer.add_event_handler(print)
         assert informer.stop()
 
     assert forked(child) == 0
     assert informer.has_synced
+
+
+def test_a_forked_child_does_not_wait_for_a_sync(name: str) -> None:
+    """Nobody would tell the child of one."""
+    with (
+        Store.create(name, capacity="256KiB") as store,
+        SharedInformer(None, store) as informer,
+    ):
+        assert forked(lambda: informer.wait_for_sync() and os._exit(1)) == 0
 
 
 # --- with a source --------------------------------------------------------------------------------
