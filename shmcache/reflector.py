@@ -26,6 +26,8 @@ wrong type, or no metadata            dropped; the version stays
 ``transform`` fails                   that object or event dropped; the version advances
 unknown event type                    nothing is applied; the version advances
 ``store.add/update/delete`` fails     logged; the version advances
+the same: a ``LockTimeoutError``      pause, the same write again: whoever has the lock will
+                                      let go of it, and nobody would bring this event again
 ``store.replace`` cannot hold an      that item dropped, the others replaced: see ``_intake``
 item (no key, or no encoding)
 ``store.replace`` fails               error; the store is as it was
@@ -92,7 +94,7 @@ from typing import Any
 from shmcache._background import Background
 from shmcache._backoff import LONGEST_PAUSE, Backoff, RetryWindow
 from shmcache._counters import Counters
-from shmcache._errors import ApiError, ExpiredError
+from shmcache._errors import ApiError, ExpiredError, LockTimeoutError
 from shmcache._failures import (
     EndedEarlyError,
     NoEndError,
@@ -487,7 +489,8 @@ class Reflector(Background):
         self._seat.report("watching")
         try:
             for kind, obj, version in self._events_of(watch):
-                self._apply(kind, obj)
+                if not self._apply(kind, obj):
+                    break
                 watch.ordered = watch.ordered or kind != "ADDED"
                 if version and watch.ordered:
                     self._advance(version)
@@ -512,29 +515,38 @@ class Reflector(Background):
                 self._counters.last_event = watch.heard
                 yield read
 
-    def _apply(self, kind: str, obj: Any) -> None:
+    def _apply(self, kind: str, obj: Any) -> bool:
+        """Do what an event asks for; whether it is done with, and the version may advance."""
         write = self._writers.get(kind)
         if write is None:
             if kind != "BOOKMARK":
                 self._log.warning("%s: unknown event type %r", self.name, kind)
-            return
+            return True
         try:
             made = self._intake.transformed(obj)
         except Exception as exc:
             self._intake.drop(f"{kind}, transform failed ({type(exc).__name__})", obj)
-            return
-        try:
-            write(made)
-        except Exception as exc:
-            self._counters.error(exc)
-            self._log.warning(
-                "%s: the store refused %s %s: %s",
-                self.name,
-                kind,
-                describe_object(obj),
-                exc,
-                extra=_fields(exc),
-            )
+            return True
+        while True:
+            try:
+                write(made)
+                return True
+            except LockTimeoutError as exc:
+                self._pause(exc)
+                if self._stopping.is_set():
+                    return False
+                self._seat.report("watching")
+            except Exception as exc:
+                self._counters.error(exc)
+                self._log.warning(
+                    "%s: the store refused %s %s: %s",
+                    self.name,
+                    kind,
+                    describe_object(obj),
+                    exc,
+                    extra=_fields(exc),
+                )
+                return True
 
     def _advance(self, version: str) -> None:
         """Note how far the store is: after the write, so that nobody resumes behind it."""

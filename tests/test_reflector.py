@@ -19,7 +19,13 @@ from hypothesis import strategies as st
 
 from shmcache import FIFO, Store
 from shmcache._backoff import Backoff
-from shmcache._errors import ApiError, CapacityError, ExpiredError, KeyFuncError
+from shmcache._errors import (
+    ApiError,
+    CapacityError,
+    ExpiredError,
+    KeyFuncError,
+    LockTimeoutError,
+)
 from shmcache._types import Event, ListOptions, ListResult, WatchOptions
 from shmcache.listwatch import ListWatch
 from shmcache.reflector import Reflector
@@ -418,6 +424,35 @@ def test_store_error_in_a_watch_is_logged_and_passed(error: Exception) -> None:
     assert run.reflector.last_sync_resource_version == "12"
     assert run.stats.errors == 1
     assert run.stats.last_error == f"{type(error).__name__}: {error}"
+
+
+def test_a_write_waits_for_who_has_the_lock() -> None:
+    """While a stopped process has the lock an event is written again after a pause, and nothing
+    follows it."""
+    store = RecordingStore()
+    store.refuses["a"] = LockTimeoutError("process 7 has held the lock")
+
+    def at_pause(count: int) -> None:
+        if count == 2:
+            del store.refuses["a"]
+
+    events = [Event("ADDED", pod("a", 11)), Event("ADDED", pod("b", 12))]
+    run = Run([EMPTY], [events], store=store, at_pause=at_pause)
+    assert store.writes[1:] == [("add", "a")] * 3 + [("add", "b")]
+    assert run.pauses == pytest.approx([0.8, 1.6])
+    assert run.source.watched == ["10"]
+    assert run.stats.errors == 2
+
+
+def test_what_waits_to_be_written_does_not_count() -> None:
+    """stop() ends the wait, and leaves the event to a successor."""
+    store = RecordingStore()
+    store.refuses["a"] = LockTimeoutError("process 7 has held the lock")
+    source = Script([EMPTY], [[Event("ADDED", pod("a", 11))]])
+    reflector = Reflector(source, None, store, _wait=lambda seconds: reflector.stop())
+    reflector.run()
+    assert store.writes == [("replace", "10"), ("add", "a")]
+    assert reflector.last_sync_resource_version == "10"
 
 
 @pytest.mark.parametrize(
