@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Background"]
+__all__ = ["Background", "bounded"]
 
 _STOP_EVENT_POLL = 0.05
 """Seconds. An event can only be waited for, so one that belongs to the caller is looked at."""
@@ -89,6 +89,7 @@ class Background:
             # Its locks may be held for ever, and what it would interrupt (a connection) is the
             # parent's too.
             return True
+        timeout = bounded(timeout)
         self._stopping.set()
         self._interrupt()
         if self._is_waited_for():
@@ -174,3 +175,8 @@ class Background:
             if stop_event.wait(_STOP_EVENT_POLL):
                 self._stopping.set()
         self._interrupt()
+
+
+def bounded(timeout: float | None) -> float | None:
+    """``timeout``, as a wait of the standard library takes it, which refuses ``math.inf``."""
+    return None if timeout is None else min(timeout, threading.TIMEOUT_MAX)

@@ -38,7 +38,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from shmcache._background import Background
+from shmcache._background import Background, bounded
 from shmcache._errors import ClosedError, ReadOnlyError
 from shmcache._logging import get_logger
 from shmcache._ports import ListerWatcher
@@ -110,7 +110,7 @@ class HandlerRegistration:
 
         Returns at once when the informer has ended, or the handler was removed.
         """
-        self._settled.wait(timeout)
+        self._settled.wait(bounded(timeout))
         return self._synced
 
     def _deliver(self, change: Change[Any], failed: Callable[[Exception], None]) -> bool:
@@ -312,7 +312,7 @@ class SharedInformer(Background):
         Returns at once when the informer has ended, or is not of this process.
         """
         if not self._is_elsewhere():
-            self._settled.wait(timeout)
+            self._settled.wait(bounded(timeout))
         return self._synced
 
     # --- life cycle -----------------------------------------------------------------------------
@@ -461,6 +461,12 @@ def wait_for_cache_sync(*caches: _Syncs, timeout: float | None = None) -> bool:
     ...     wait_for_cache_sync(pods, nodes, timeout=0)
     False
     """
+    for cache in caches:
+        if not callable(getattr(cache, "wait_for_sync", None)):
+            raise TypeError(
+                "wait_for_cache_sync() takes stores, informers and registrations themselves, and "
+                f"not {cache!r}"
+            )
     deadline = None if timeout is None else time.monotonic() + timeout
     for cache in caches:
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)

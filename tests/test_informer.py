@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -693,3 +694,18 @@ def test_one_deadline_for_all() -> None:
     assert first is not None
     assert second is not None
     assert 5 >= first > second > 0
+
+
+def test_what_cannot_be_waited_for(informer: SharedInformer) -> None:
+    """What has no wait_for_sync, as the truth of a has_synced, is refused before anything waits."""
+    for wrong in (informer.has_synced, [informer]):
+        with pytest.raises(TypeError, match="stores, informers and registrations themselves"):
+            wait_for_cache_sync(informer, wrong)  # type: ignore[arg-type]
+
+
+def test_a_timeout_may_be_endless(store: Store, informer: SharedInformer) -> None:
+    """math.inf is no limit, as it is for a store."""
+    handler = informer.add_event_handler()
+    informer.start()
+    assert wait_for_cache_sync(store, informer, handler, timeout=math.inf)
+    assert informer.stop(math.inf)
