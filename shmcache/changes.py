@@ -89,8 +89,8 @@ class Watch(Generic[T]):
     @property
     def fell_behind(self) -> int:
         """How often all entries were compared, because there was more to tell than a store
-        remembers: some 256 to 65,536 changes, by its capacity. A repair and a large ``replace``
-        count too."""
+        remembers: some 256 to 65,536 changes, by its capacity, of which an update is two. A repair
+        and a large ``replace`` count too."""
         return self._changes.fell_behind
 
     @property

@@ -190,7 +190,8 @@ class Indexer(Store):
         At one instant for all readers, or not at all: raises
         :class:`~shmcache.IndexExistsError` if one of the names is taken, and
         :class:`~shmcache.IndexFuncError` if a function fails on an object that is there. Needs
-        room for a second copy of the content meanwhile.
+        room for a second copy of the content meanwhile. All entries are written anew: watches and
+        informers are given each as an update.
 
         Other handles that write need the functions from then on; without them, their writes raise
         :class:`~shmcache.IndexNotFoundError`. See :meth:`use_indexers`.
