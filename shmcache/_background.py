@@ -16,10 +16,46 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Background", "bounded"]
+__all__ = ["Background", "Flag"]
 
 _STOP_EVENT_POLL = 0.05
 """Seconds. An event can only be waited for, so one that belongs to the caller is looked at."""
+
+
+def _bounded(timeout: float | None) -> float | None:
+    """``timeout``, as a wait of the standard library takes it, which refuses ``math.inf``."""
+    return None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+
+
+class Flag:
+    """As ``threading.Event``; and a signal handler may call :meth:`set` at any point of
+    :meth:`wait`.
+
+    An event has a lock inside, which the thread that the handler has interrupted may hold. Here who
+    waits sleeps on a lock that nobody holds once the flag is set, and passes it on.
+    """
+
+    def __init__(self) -> None:
+        self._flag = False
+        self._unset = threading.Lock()
+        self._unset.acquire()
+
+    def is_set(self) -> bool:
+        return self._flag
+
+    def set(self) -> None:
+        self._flag = True
+        self._pass_on()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        seconds = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
+        if not self._flag and self._unset.acquire(timeout=seconds):
+            self._pass_on()
+        return self._flag
+
+    def _pass_on(self) -> None:
+        with contextlib.suppress(RuntimeError):  # somebody else has
+            self._unset.release()
 
 
 class Background:
@@ -43,9 +79,9 @@ class Background:
         self._starter: int | None = None  # the thread that is in start(), or was in run()
         self._runner: int | None = None
 
-        self._stopping = threading.Event()
-        self._ended = threading.Event()  # the work is over, its attendants may not be
-        self._done = threading.Event()
+        self._stopping = Flag()
+        self._ended = Flag()  # the work is over, its attendants may not be
+        self._done = Flag()
         self._wait = self._stopping.wait if wait is None else wait
 
     def start(self) -> None:
@@ -89,7 +125,6 @@ class Background:
             # Its locks may be held for ever, and what it would interrupt (a connection) is the
             # parent's too.
             return True
-        timeout = bounded(timeout)
         self._stopping.set()
         self._interrupt()
         if self._is_waited_for():
@@ -97,7 +132,7 @@ class Background:
         with self._lock:
             thread, claimed = self._thread, self._claimed
         if thread is not None:
-            thread.join(timeout)
+            thread.join(_bounded(timeout))
             return not thread.is_alive()
         return not claimed or self._done.wait(timeout)
 
@@ -175,8 +210,3 @@ class Background:
             if stop_event.wait(_STOP_EVENT_POLL):
                 self._stopping.set()
         self._interrupt()
-
-
-def bounded(timeout: float | None) -> float | None:
-    """``timeout``, as a wait of the standard library takes it, which refuses ``math.inf``."""
-    return None if timeout is None else min(timeout, threading.TIMEOUT_MAX)

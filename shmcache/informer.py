@@ -38,7 +38,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from shmcache._background import Background, bounded
+from shmcache._background import Background, Flag
 from shmcache._errors import ClosedError, ReadOnlyError
 from shmcache._logging import get_logger
 from shmcache._ports import ListerWatcher
@@ -94,7 +94,7 @@ class HandlerRegistration:
         self._wants = wants
         self._resync_period = resync_period
         self._removed = False
-        self._settled = threading.Event()
+        self._settled = Flag()
         self._synced = False
         # Of the dispatch thread alone.
         self._known = False  # whether it has been given the content
@@ -110,7 +110,7 @@ class HandlerRegistration:
 
         Returns at once when the informer has ended, or the handler was removed.
         """
-        self._settled.wait(bounded(timeout))
+        self._settled.wait(timeout)
         return self._synced
 
     def _deliver(self, change: Change[Any], failed: Callable[[Exception], None]) -> bool:
@@ -213,7 +213,7 @@ class SharedInformer(Background):
             self._reflector = Reflector(source, expected_type, store, **options)
         self._log = get_logger("shmcache.informer", arena=store.name, resource=self.name)
         self._handlers: tuple[HandlerRegistration, ...] = ()  # replaced, with _lock; read without
-        self._settled = threading.Event()
+        self._settled = Flag()
         self._synced = False
         # Written by the thread in run() alone.
         self._objects: dict[str, Any] = {}  # what the handlers know
@@ -312,7 +312,7 @@ class SharedInformer(Background):
         Returns at once when the informer has ended, or is not of this process.
         """
         if not self._is_elsewhere():
-            self._settled.wait(bounded(timeout))
+            self._settled.wait(timeout)
         return self._synced
 
     # --- life cycle -----------------------------------------------------------------------------

@@ -6,10 +6,12 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from operator import itemgetter
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -347,6 +349,42 @@ def test_stop_waits_for_the_callback(store: Store, informer: SharedInformer) -> 
     go_on.set()
     assert informer.stop(DEADLINE)
     assert record.calls == ["+a1"]
+
+
+def test_a_signal_handler_stops_what_waits(store: Store) -> None:
+    """A signal handler may come between any two bytecodes of a wait for what it ends."""
+    if sys.gettrace() is not None:
+        pytest.skip("a coverage tool or a debugger traces already")
+    struck = at = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal struck
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_code.co_name == "wait":
+            struck += 1
+            if struck == at:
+                signal.raise_signal(signal.SIGUSR1)
+        return trace
+
+    def give_up(*_: object) -> None:
+        raise AssertionError(f"hangs when it is struck at bytecode {at}")
+
+    before = [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGALRM)]
+    signal.signal(signal.SIGALRM, give_up)
+    try:
+        while struck >= at:
+            struck, at, informer = 0, at + 1, SharedInformer(None, store)
+            signal.signal(signal.SIGUSR1, lambda *_, stop=informer.stop: stop(0))
+            signal.setitimer(signal.ITIMER_REAL, DEADLINE)
+            sys.settrace(trace)
+            informer.wait_for_sync(0.1)
+            sys.settrace(None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.settrace(None)
+        signal.signal(signal.SIGUSR1, before[0])
+        signal.signal(signal.SIGALRM, before[1])
+    assert at > 10
 
 
 @pytest.mark.parametrize("how", ["start", "run"])
