@@ -429,10 +429,10 @@ class Store(Handle, Mapping[str, Any]):
             raise ValueError(f"metadata.resourceVersion of {key!r} is {wanted!r}, not {_A_VERSION}")
 
         def is_seen() -> bool:
-            if self._is_at(wanted):
-                return True
             found = _objects.resource_version(self._core.get(key, None)) or ""
-            return is_comparable(found) and at_least(found, wanted)
+            if is_comparable(found) and at_least(found, wanted):
+                return True  # also where nobody knows the version of the content
+            return self._is_at(wanted)
 
         return self._wait_until(is_seen, timeout)
 

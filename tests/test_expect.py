@@ -150,6 +150,7 @@ def test_a_bookmark_is_seen_by_who_sleeps(
         ("", "9", False),
         ("", "10", True),  # the entries have no versions
         ("a-9", "9", False),
+        ("10", "snapshot-7", True),  # the content has a version of its own kind
     ],
 )
 def test_what_is_seen(store: Store, entry: str | None, bookmark: str, seen: bool) -> None:
