@@ -399,7 +399,7 @@ class SharedInformer(Background):
         if handler._removed or self._stopping.is_set():
             return
 
-        def failed(exc: Exception) -> None:
+        def failed(exc: BaseException) -> None:
             self._handler_errors += 1
             self._last_error = f"{type(exc).__name__}: {exc}"
             self._log.exception(
@@ -413,6 +413,10 @@ class SharedInformer(Background):
 
         try:
             self._calls += handler._deliver(change, failed)
+        except SystemExit as exc:
+            if threading.current_thread() is threading.main_thread():
+                raise  # of a signal handler, too
+            failed(exc)  # a thread that it ends says nothing, and the process goes on
         except Exception as exc:  # whatever a user's function raises, the others go on
             failed(exc)
 

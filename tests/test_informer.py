@@ -241,6 +241,25 @@ def test_a_raising_handler(
     }  # fmt: skip
 
 
+def test_an_exit_is_one_of_a_program(store: Store, informer: SharedInformer) -> None:
+    """sys.exit() in the main thread is what it says; in the informer's own it would end only that,
+    without a word, and is an error of the handler."""
+    store.add(obj("a"))
+    other = Record()
+    informer.add_event_handler(lambda _: sys.exit(3))
+    other.to(informer)
+    with informer:
+        other.wait("+a1")
+        store.add(obj("b"))
+        other.wait("+a1", "+b1")
+        assert informer.stats().last_error == "SystemExit: 3"
+    again = SharedInformer(None, store)
+    again.add_event_handler(lambda _: sys.exit(3))
+    with pytest.raises(SystemExit):
+        again.run()
+    assert again.stop(0)
+
+
 def test_a_filter_that_raises_is_not_true(store: Store, informer: SharedInformer) -> None:
     """What a filter cannot judge is not seen: it is added when it can be, and what was seen before
     is deleted; each object that failed is counted once."""
