@@ -107,8 +107,9 @@ def main() -> None:
     for count, order_id in enumerate(ids):
         orders.add({"id": order_id, "item": options.item, "count": count})
         handle_order.delay()
+    version = bills.version
     while not bills.keys() >= set(ids):
-        bills.wait_for_change(bills.version, timeout=1.0)
+        version = bills.wait_for_change(version, timeout=1.0)
     mine = [bills[order_id] for order_id in ids]
     pids = {bill["pid"] for bill in mine}
     print(f"{len(ids)} bills of {sum(b['cents'] for b in mine)} cents by {len(pids)} processes")

@@ -46,11 +46,12 @@ def work(server: str, kubeconfig: str, nodes: Store, bound: Store, pods: FIFO) -
             pod = pods.pop()
         except ShutDown:
             return
+        version = bound.version  # before the look: what changes after it ends the wait below
         placed = {key: item["spec"]["nodeName"] for key, item in bound.items()}
         assumed = {key: node for key, node in assumed.items() if key not in placed}
         node = choose_node(pod, nodes, Counter([*placed.values(), *assumed.values()]))
         if node is None:
-            bound.wait_for_change(bound.version, timeout=1.0)
+            bound.wait_for_change(version, timeout=1.0)
             pods.add_if_not_present(pod)
             continue
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
@@ -119,8 +120,9 @@ def main() -> None:
         print("scheduling", flush=True)
         if server:
             make_load(core, options.pods)
+        version = bound.version
         while options.kubeconfig or len(bound) < options.pods:
-            bound.wait_for_change(bound.version, timeout=1.0)
+            version = bound.wait_for_change(version, timeout=1.0)
         per_node = Counter(pod["spec"]["nodeName"] for pod in bound.values())
         print(f"{len(bound)} pods bound: {dict(per_node)}", flush=True)
 

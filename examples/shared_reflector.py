@@ -33,8 +33,9 @@ def write_job(folder: Path, name: str) -> None:
 
 
 def wait_for(store: Store, key: str) -> None:
+    version = store.version  # before the look: a change after it ends the wait
     while key not in store:
-        store.wait_for_change(store.version, timeout=1.0)
+        version = store.wait_for_change(version, timeout=1.0)
 
 
 def work(number: int, name: str, folder: Path) -> None:
