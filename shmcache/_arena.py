@@ -45,6 +45,7 @@ _POLL_SECONDS = 0.002
 _CREATION_SECONDS = 10.0
 # A creator has made the file and not yet locked it: microseconds, or it died just there.
 _GRACE_SECONDS = 0.25
+_MOST_UID = (1 << 32) - 2  # the next one stands for none
 
 
 class Opening:
@@ -277,6 +278,8 @@ def _uid(owner: int | str | None) -> int | None:
             raise ValueError(f"there is no user {owner!r} on this machine") from None
     if owner is not None and (isinstance(owner, bool) or not isinstance(owner, int) or owner < 0):
         raise TypeError(f"owner is the name or the number of a user, not {owner!r}")
+    if owner is not None and owner > _MOST_UID:
+        raise ValueError(f"owner is the number of a user, at most {_MOST_UID}, and not {owner}")
     return owner
 
 

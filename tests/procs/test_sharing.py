@@ -54,6 +54,9 @@ def test_an_owner_is_a_user(name: str, owner: Any) -> None:
         Store.attach(name, owner=owner)
     with pytest.raises(ValueError, match="no user 'nobody-has-this-name'"):
         Store.attach(name, owner="nobody-has-this-name")
+    for number in (2**32 - 1, 2**32, 10**30):
+        with pytest.raises(ValueError, match=f"at most 4294967294, and not {number}"):
+            Store.attach(name, owner=number)
 
 
 @needs_root
