@@ -7,7 +7,7 @@ business of the subclasses. May import: ``_arena``, ``_core``, ``_errors``, ``_t
 from __future__ import annotations
 
 import contextlib
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Never, Self
 
 from shmcache import _arena
 from shmcache._core import Arena
@@ -36,7 +36,7 @@ class Handle:
     _options: dict[str, Any]
     _identity: tuple[int, int]
 
-    def __init__(self) -> None:
+    def __init__(self, *arguments: Never, **options: Never) -> None:
         raise TypeError(f"use {type(self).__name__}.create(), .attach() or .open()")
 
     def _create(self, name: str | None, capacity: int | str) -> None:

@@ -965,6 +965,10 @@ def test_a_handle_is_no_store(queue: WorkQueue) -> None:
     assert repr(queue) == f"<WorkQueue {queue.name!r}: 2 queued>"
     with pytest.raises(TypeError, match=r"use WorkQueue\.create"):
         WorkQueue()
+    for kind in (WorkQueue, Store, shmcache.FIFO, shmcache.Indexer):
+        made: Any = kind
+        with pytest.raises(TypeError, match=rf"use {kind.__name__}\.create"):
+            made("a-name", capacity="1MiB")
     assert copy.copy(queue) is not queue
 
 
