@@ -407,7 +407,11 @@ def _values(name: str, function: IndexFunc, obj: Any) -> builtins.list[bytes]:
     # Sorted, so that an object that did not change has the same bytes.
     try:
         values = sorted({value.encode() for value in given})
-    except (AttributeError, UnicodeEncodeError) as cause:
+    except AttributeError as cause:
+        raise IndexFuncError(
+            f"the function of index {name!r} must return a list of str, not {given!r}", obj
+        ) from cause
+    except UnicodeEncodeError as cause:
         raise IndexFuncError(
             f"the function of index {name!r} must return a list of str: {cause}", obj
         ) from cause

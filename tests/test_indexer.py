@@ -167,7 +167,7 @@ def test_objects_of_an_index_are_those_of_the_store(made: Indexer, pod: Pod) -> 
         (ValueError("no"), "failed on an object of type dict: ValueError"),
         ("a str", "must return a list of str, not 'a str'"),
         (None, "must return a list of str, not None"),
-        ([1], "must return a list of str"),
+        ([1], r"must return a list of str, not \[1\]"),
         (["\ud800"], "must return a list of str"),
         (["x" * 65536], "at most 65535 bytes in UTF-8, and this one has 65536"),
     ],
