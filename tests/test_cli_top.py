@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import csv
 import dataclasses
 import fcntl
 import importlib.util
+import json
 import os
 import pty
 import re
@@ -298,6 +300,27 @@ def test_once_prints_a_table(name: str, capsys: pytest.CaptureFixture[str]) -> N
     head, row = capsys.readouterr().out.splitlines()
     assert head.split() == [column.title for column in COLUMNS]
     assert row.split()[:3] == [name, "Store", "1"]
+
+
+def test_once_for_programs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--once -o json|csv` has the plain figures of every column, and why there are none."""
+    with FIFO.create(name, capacity="256KiB") as fifo:
+        fifo.add_raw("a", b"1")
+        assert main(["top", "--once", "-i", "0.05", "-o", "json", name]) == 0
+        (record,) = json.loads(capsys.readouterr().out)
+        assert record["capacity_bytes"] == 256 * 1024
+        assert record["pops_per_second"] == 0
+        assert (record["name"], record["entries"], record["problem"]) == (name, 1, None)
+        assert record["reflector"] == "none"
+        assert main(["top", "--once", "-i", "0.05", "-o", "csv", name]) == 0
+        (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
+        assert list(row) == list(record)
+        assert row["kind"] == "FIFO"
+        fifo.unlink()
+    assert main(["top", "--once", "-i", "0.05", "-o", "json", name]) == 1
+    assert "there is no arena" in json.loads(capsys.readouterr().out)[0]["problem"]
+    assert main(["top", "-o", "json"]) == 2
+    assert "add --once" in capsys.readouterr().err
 
 
 def test_once_of_a_missing_arena(name: str, capsys: pytest.CaptureFixture[str]) -> None:
