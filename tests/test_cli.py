@@ -171,6 +171,20 @@ def test_it_is_a_module_too(module: str) -> None:
     assert done.stderr.startswith("shmcache: there is no command 'nonsense'")
 
 
+def test_closed_streams(name: str) -> None:
+    """Whoever starts a command without streams gets its status, and no traceback."""
+    with Store.create(name, capacity="1MiB") as store:
+        store.unlink()
+        for closed in (">&-", "<&-", ">&- 2>&-"):
+            for arguments, status in (("ls", 0), (f"stat {store.name}", 1)):
+                line = f"{shlex.join(SHMCACHE)} {arguments} {closed}"
+                done = subprocess.run(
+                    ["sh", "-c", line], capture_output=True, text=True, check=False
+                )
+                assert done.returncode == status, (line, done.stderr)
+                assert "Traceback" not in done.stderr
+
+
 def test_a_command_imports_no_other() -> None:
     """Only the module of the command that runs is imported, and no rich, asyncio or selectors."""
     code = (

@@ -62,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["demo", "--pods", "100", "--workers", "2"])  # doctest: +SKIP
     0
     """
+    for stream in ("stdin", "stdout", "stderr"):
+        if getattr(sys, stream) is None:  # it was closed by who started us, and may stay unseen
+            setattr(sys, stream, open(os.devnull, "r" if stream == "stdin" else "w"))  # noqa: SIM115
     try:
         return _main(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:  # wherever it comes
