@@ -78,6 +78,10 @@ class Poller(Background):
     ) -> None:
         if not callable(get_func):
             raise TypeError(f"get_func must be callable, not {get_func!r}")
+        if isinstance(period, bool) or not isinstance(period, (int, float)):
+            raise TypeError(f"period must be a number of seconds, not {period!r}")
+        if isinstance(store, str) or not callable(getattr(store, "replace", None)):
+            raise TypeError(f"store must be a Store, or have its writing methods, not {store!r}")
         if not 0 <= period <= threading.TIMEOUT_MAX:  # also NaN
             raise ValueError(f"period must be a number of seconds from 0, not {period}")
         default_name: str = getattr(get_func, "__name__", type(get_func).__name__)

@@ -278,6 +278,11 @@ def test_get_func_is_checked_and_gives_the_name(store: Store) -> None:
     not_callable: Any = []
     with pytest.raises(TypeError, match="get_func must be callable"):
         Poller(not_callable, 1, store)
+    unfit: Any = "5"
+    with pytest.raises(TypeError, match="period must be a number of seconds, not '5'"):
+        Poller(nodes, unfit, store)
+    with pytest.raises(TypeError, match=r"store must be a Store.*not '5'"):
+        Poller(nodes, 1, unfit)
     assert Poller(nodes, 1, store).name == "nodes"
     assert Poller(functools.partial(nodes, "a"), 1, store).name == "partial"
     assert Poller(nodes, 1, store, name="mine").name == "mine"

@@ -624,6 +624,28 @@ def test_transform_is_checked() -> None:
         Reflector(Silent(), None, RecordingStore(), transform="slim")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lister_watcher": None}, "lister_watcher must be a source.*not None"),
+        ({"lister_watcher": MemorySource}, "lister_watcher must be a source.*not <class"),
+        ({"store": {}}, r"store must be a Store.*not {}"),
+        ({"store": "pods"}, "store must be a Store.*not 'pods'"),
+        ({"store": None}, "store must be a Store.*not None"),
+        ({"backoff": 1.5}, r"backoff must be a Backoff\(\) or None, not 1.5"),
+        ({"watch_timeout": 300}, r"watch_timeout must be \(least, most\) in seconds, not 300"),
+    ],
+)
+def test_what_can_never_work_is_refused(arguments: dict[str, Any], message: str) -> None:
+    """Arguments of another kind are a TypeError when the reflector is made, and not an error of
+    every list that only a log would tell of."""
+    fit = {"lister_watcher": Silent(), "expected_type": None, "store": RecordingStore()}
+    with pytest.raises(TypeError, match=message):
+        Reflector(**{**fit, **arguments})
+    with pytest.raises(ValueError, match="must not be negative: nan"):
+        Reflector(**fit, resync_period=float("nan"))
+
+
 # -- internal errors --------------------------------------------------------------------------
 
 INTERNAL = Event("ERROR", {"kind": "Status", "code": 500, "message": "boom"})
