@@ -54,8 +54,8 @@ class FIFO(Store):
     stays until the work is done.
 
     ``has_synced`` and ``wait_for_sync`` are true once the items of the first :meth:`replace` have
-    been popped or deleted (client-go's ``HasSynced``): wait for it where items are consumed, not
-    before there is a consumer.
+    been popped or deleted, or at once where the first item was added by itself (client-go's
+    ``HasSynced``): wait for it where items are consumed, not before there is a consumer.
 
     Solves: workers process the latest state of each object, once, in order. Not for histories of
     changes, and not for byte streams.
