@@ -601,17 +601,18 @@ def test_get_of_an_unknown_key(key: str, hint: str, pods: Indexer, run: Run) -> 
 
 
 def test_get_prints_what_json_has_no_form_for(store: Store, run: Run) -> None:
-    """Bytes, times, keys that are no text, deep nesting and control characters all come out as
-    JSON that reads back."""
+    """Bytes, times, keys that are no text, deep nesting, control characters and floats that are no
+    number all come out as JSON that any reader takes."""
     deep: Any = 0
     for _ in range(1000):
         deep = [deep]
-    value = {"b": b"\x00\xff", 7: "\x9b", (1, "a"): deep}
+    value = {"b": b"\x00\xff", 7: "\x9b", (1, "a"): deep, "f": [float("nan"), -float("inf"), 0.5]}
     store.add_raw("odd", shmcache.MsgpackCodec().encode(value))
     status, out, _ = run("get", store.name, "odd")
     assert status == 0
     assert "\x9b" not in out
-    read = json.loads(out)
+    read = json.loads(out, parse_constant=pytest.fail)
+    assert read["f"] == [None, None, 0.5]
     assert read["b"] == {"base64": "AP8="}
     assert read["7"] == "\x9b"
     assert '[1,"a"]' in read

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,22 +25,23 @@ _KNOWN = ("apiVersion", "kind", "metadata")
 def to_json(value: Any, indent: int | None = None) -> str:
     """``value`` as JSON, in one line unless there is an ``indent``.
 
-    What JSON has no form for: bytes become ``{"base64": "…"}``, datetimes ISO 8601, and keys of
-    maps that are no text their JSON.
+    What JSON has no form for: bytes become ``{"base64": "…"}``, datetimes ISO 8601, keys of maps
+    that are no text their JSON, and floats that are no number null, as in JavaScript.
 
-    >>> to_json({"data": b"ab", 1: None})
+    >>> to_json({"data": b"ab", 1: float("nan")})
     '{"data":{"base64":"YWI="},"1":null}'
     """
     options: dict[str, Any] = {
         "default": _simpler,
         "indent": indent,
         "separators": (",", ": " if indent else ":"),
+        "allow_nan": False,
         "ensure_ascii": (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8"),
     }
     try:
         text = json.dumps(value, **options)
-    except TypeError:
-        text = json.dumps(_with_text_keys(value), **options)
+    except (TypeError, ValueError):
+        text = json.dumps(_possible(value), **options)
     # JSON allows them in a text, and some terminals obey them.
     return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
@@ -91,12 +93,15 @@ def _simpler(value: Any) -> Any:
     raise TypeError(f"no JSON for a {type(value).__name__}")
 
 
-def _with_text_keys(value: Any) -> Any:
+def _possible(value: Any) -> Any:
+    """``value`` with keys that are text, and with floats that are numbers."""
     if isinstance(value, Mapping):
         return {
-            key if isinstance(key, str) else to_json(key): _with_text_keys(item)
+            key if isinstance(key, str) else to_json(key): _possible(item)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [_with_text_keys(item) for item in value]
+        return [_possible(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value
