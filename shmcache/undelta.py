@@ -54,6 +54,8 @@ class UndeltaStore(Mapping[str, Any]):
     ) -> None:
         if not callable(push_func):
             raise TypeError(f"push_func must be callable, not {push_func!r}")
+        if store is not None and not isinstance(store, Store):
+            raise TypeError(f"store must be a Store or None, not {store!r}")
         if store is not None and key_func not in (meta_namespace_key_func, store._key_func):
             raise ValueError("key_func is for a new store, and the given one has another")
         self._push = push_func

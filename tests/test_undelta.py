@@ -227,6 +227,9 @@ def test_arguments_are_checked(store: Store) -> None:
         UndeltaStore(not_callable)
     with pytest.raises(ValueError, match="key_func is for a new store"):
         UndeltaStore(print, lambda obj: "k", store)
+    no_store: Any = "pods"
+    with pytest.raises(TypeError, match="store must be a Store or None, not 'pods'"):
+        UndeltaStore(print, store=no_store)
     key_func = lambda obj: obj["id"]  # noqa: E731
     with Store.create(key_func=key_func, capacity="1MiB") as other:
         other.unlink()
