@@ -157,7 +157,8 @@ class Store(Handle, Mapping[str, Any]):
     ) -> Self:
         """Attach writable, or create if there is none: any number of processes may race.
 
-        The arguments and errors are those of :meth:`create` and :meth:`attach`.
+        The arguments and errors are those of :meth:`create` and :meth:`attach`. ``capacity`` and
+        ``mode`` count if it creates: an arena that is there keeps its own.
         """
         self = cls._prepare(True, key_func, codec, cache, lock_timeout, mode=mode, owner=owner)
         self._open(name, capacity)
