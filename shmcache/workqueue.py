@@ -150,7 +150,8 @@ class WorkQueue(Handle):
     ) -> Self:
         """Attach writable, or create if there is none: any number of processes may race.
 
-        The arguments and errors are those of :meth:`create` and :meth:`attach`.
+        The arguments and errors are those of :meth:`create` and :meth:`attach`. ``capacity``,
+        ``max_attempts`` and ``mode`` count if it creates: an arena that is there keeps its own.
         """
         self = cls._prepare(
             True,
