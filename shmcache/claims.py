@@ -5,7 +5,6 @@ May import: ``_core``, ``_errors``.
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
 from typing import Generic, TypeVar
 

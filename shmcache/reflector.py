@@ -28,6 +28,9 @@ unknown event type                    nothing is applied; the version advances
 ``store.add/update/delete`` fails     logged; the version advances
 the same: a ``LockTimeoutError``      pause, the same write again: whoever has the lock will
                                       let go of it, and nobody would bring this event again
+the same: a ``CapacityError``         logged; the store is told no version any more, which would
+                                      say that it has this event, and at the end of the watch
+                                      there is a list; if that has no room either, watch again
 ``store.replace`` cannot hold an      that item dropped, the others replaced: see ``_intake``
 item (no key, or no encoding)
 ``store.replace`` fails               error; the store is as it was
@@ -94,7 +97,7 @@ from typing import Any
 from shmcache._background import Background
 from shmcache._backoff import LONGEST_PAUSE, Backoff, RetryWindow
 from shmcache._counters import Counters
-from shmcache._errors import ApiError, ExpiredError, LockTimeoutError
+from shmcache._errors import ApiError, CapacityError, ExpiredError, LockTimeoutError
 from shmcache._failures import (
     EndedEarlyError,
     NoEndError,
@@ -179,6 +182,18 @@ class Reflector(Background):
         _wait: Callable[[float], bool] | None = None,
         _attend_wait: Callable[[float], bool] | None = None,
     ) -> None:
+        if isinstance(lister_watcher, type) or not (
+            callable(getattr(lister_watcher, "list", None))
+            and callable(getattr(lister_watcher, "watch", None))
+        ):
+            raise TypeError(
+                "lister_watcher must be a source, an object with list and watch like "
+                f"ListWatch(list_func, watch_func), not {lister_watcher!r}"
+            )
+        if isinstance(store, str) or not callable(getattr(store, "replace", None)):
+            raise TypeError(f"store must be a Store, or have its writing methods, not {store!r}")
+        if backoff is not None and not callable(getattr(backoff, "next_delay", None)):
+            raise TypeError(f"backoff must be a Backoff() or None, not {backoff!r}")
         if not (page_size >= 0 and internal_error_retry >= 0):  # also NaN
             raise ValueError(
                 "page_size and internal_error_retry must not be negative: "
@@ -186,6 +201,10 @@ class Reflector(Background):
             )
         if not 0 <= resync_period <= LONGEST_PAUSE:
             raise ValueError(f"resync_period must be seconds from 0, not {resync_period}")
+        if not isinstance(watch_timeout, (tuple, list)) or len(watch_timeout) != 2:
+            raise TypeError(
+                f"watch_timeout must be (least, most) in seconds, not {watch_timeout!r}"
+            )
         if not 1 <= watch_timeout[0] <= watch_timeout[1]:
             raise ValueError(
                 f"watch_timeout must be (least, most) whole seconds from 1, not {watch_timeout}"
@@ -226,6 +245,7 @@ class Reflector(Background):
         # fine.
         self._version = ""
         self._version_lost = False  # the server no longer knows _version
+        self._incomplete = False  # there was no room for an event since the last list
         self._paged = False  # the first list came in pages: this server wants paging
         self._filled = False  # the store has what some list said
         self._streams: bool | None = None  # whether the source does; asked when it is needed
@@ -341,7 +361,7 @@ class Reflector(Background):
                         raise
                     self._pause(exc)
                     quiet_since = self._clock()
-                watch = None
+                watch = self._complete() if self._incomplete else None
         finally:
             self._close_watch()  # a stream that stop() did not let us follow
 
@@ -371,6 +391,15 @@ class Reflector(Background):
                 return watch
         self._list()
         return None
+
+    def _complete(self) -> OpenWatch | None:
+        """Fill the store again; while there is no room, what follows is better than nothing."""
+        try:
+            return self._fill()
+        except CapacityError as exc:
+            self._close_watch()
+            self._pause(exc)
+            return None
 
     def _list(self) -> None:
         if self._stopping.is_set():
@@ -410,6 +439,7 @@ class Reflector(Background):
         self._intake.replace(self._store, objs, version)
         self._version = version
         self._version_lost = False
+        self._incomplete = False
         self._filled = True
         self._counters.lists += 1
         self._log.debug("%s: %d objects at version %r", self.name, len(objs), version)
@@ -546,11 +576,18 @@ class Reflector(Background):
                     exc,
                     extra=_fields(exc),
                 )
+                if isinstance(exc, CapacityError) and not self._incomplete:
+                    self._tell("")  # or who waits for this version believes to have it
+                    self._incomplete = True
                 return True
 
     def _advance(self, version: str) -> None:
         """Note how far the store is: after the write, so that nobody resumes behind it."""
         self._version = version
+        if not self._incomplete:
+            self._tell(version)
+
+    def _tell(self, version: str) -> None:
         if self._bookmark is None:
             return
         try:

@@ -748,7 +748,7 @@ def test_one_deadline_for_all() -> None:
 
     assert wait_for_cache_sync(Slow(), Slow(), timeout=5)
     in_a_list: Any = [Slow()]
-    with pytest.raises(TypeError, match=r"caches have wait_for_sync\(\), and \["):
+    with pytest.raises(TypeError, match=r"takes stores, informers and registrations themselves"):
         wait_for_cache_sync(in_a_list, timeout=0)
     first, second = given
     assert first is not None

@@ -426,6 +426,39 @@ def test_store_error_in_a_watch_is_logged_and_passed(error: Exception) -> None:
     assert run.stats.last_error == f"{type(error).__name__}: {error}"
 
 
+class Full(RecordingStore):
+    """A store that is told versions, and has no room for "a", nor for the first list after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses["a"] = CapacityError("full")
+
+    def bookmark(self, version: str) -> None:
+        self.writes.append(("bookmark", version))
+        if version == "":
+            self.refuses["replace"] = CapacityError("full")
+
+
+def test_what_found_no_room_is_listed_later() -> None:
+    """After an event for which there was no room the store has no version, until a list at the
+    end of a watch has brought all; while that finds no room either, the watch goes on."""
+    lists = [EMPTY, ListResult([pod("a", 11)], "13"), ListResult([pod("a", 11)], "20")]
+    watches = [
+        [Event("ADDED", pod("a", 11)), Event("ADDED", pod("b", 12))],
+        [Event("ADDED", pod("c", 14))],
+        [Event("ADDED", pod("d", 21))],
+    ]
+    run = Run(lists, watches, store=Full())
+    assert run.source.watched == ["10", "12", "20"]
+    assert run.store.writes == [
+        ("replace", "10"),
+        *[("add", "a"), ("bookmark", ""), ("add", "b"), ("add", "c")],
+        ("replace", "20"),
+        *[("add", "d"), ("bookmark", "21")],
+    ]
+    assert run.pauses == pytest.approx([0.8])
+
+
 def test_a_write_waits_for_who_has_the_lock() -> None:
     """While a stopped process has the lock an event is written again after a pause, and nothing
     follows it."""
@@ -642,7 +675,7 @@ def test_what_can_never_work_is_refused(arguments: dict[str, Any], message: str)
     fit = {"lister_watcher": Silent(), "expected_type": None, "store": RecordingStore()}
     with pytest.raises(TypeError, match=message):
         Reflector(**{**fit, **arguments})
-    with pytest.raises(ValueError, match="must not be negative: nan"):
+    with pytest.raises(ValueError, match="resync_period must be seconds from 0, not nan"):
         Reflector(**fit, resync_period=float("nan"))
 
 
@@ -1255,7 +1288,7 @@ def test_resync_needs_a_store_that_can() -> None:
 def test_stats_count() -> None:
     """Each counter counts what its docstring says, and the time is the clock's."""
     store = RecordingStore()
-    store.refuses["b"] = CapacityError("full")
+    store.refuses["b"] = RuntimeError("a bug")
     steps = [
         Event("ADDED", pod("a", 11)),
         Event("ADDED", pod("b", 12)),

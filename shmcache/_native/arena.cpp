@@ -651,14 +651,15 @@ bool Arena::truly_live(const Record& r) const {
 }
 
 // A reader that may not repair, after a writer died: it holds the lock, so nothing moves, and
-// applies the rule of repair without writing. The view stays unfinished (odd).
+// applies the rule of repair without writing: what it finds stays the truth until somebody repairs.
+// The view is of that odd mutation_seq, so it is current until then, and the next look is at all.
 Status Arena::truth_locked(View& view, const Want& want, bool with_values,
                            std::unordered_map<uint32_t, Item>& copies) const {
   try {
     const uint64_t used = table_.records_used();
     view.states.assign(used, 0);
     view.live = 0;
-    view.mutation_seq = 1;
+    view.mutation_seq = segment_->meta().mutation_seq.load(relaxed) | 1;
     view.all = true;
     copies.clear();
     std::unordered_map<std::string, RecordNo> newest;
@@ -677,9 +678,11 @@ Status Arena::truth_locked(View& view, const Want& want, bool with_values,
     for (const auto& [key, number] : newest) {
       Hit hit;
       if (table_.peek(number, hit) != Status::kOk) continue;
-      view.states[raw(number)] = hit.state;
+      // What is STAGED now, repair makes LIVE, of the same version.
+      const uint64_t live = make_state(version_of(hit.state), State::kLive);
+      view.states[raw(number)] = live;
       ++view.live;
-      if (!want(number, hit.state)) continue;
+      if (!want(number, live)) continue;
       Item item;
       if (Status s = copy_record(hit, with_values, item); s != Status::kOk) return s;
       copies.emplace(raw(number), std::move(item));

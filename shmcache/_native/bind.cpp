@@ -1632,12 +1632,14 @@ class Changes {
     Arena& arena = *handle.arena_;
     const uint64_t deadline = deadline_after(timeout);
     while (!closed_) {
+      // Before the look. A replace that failed moves the version, and nothing else.
+      const uint64_t seen = arena.version();
       if (!arena.current(view_) && look(handle, hand)) return;
       // Asked here too: the version may never rest, and the content stay what it was.
       if (now_ns() >= deadline) return;
       uint64_t now = 0;
       const Status s =
-          handle.blocking([&] { return arena.wait_change(view_.version, deadline, now); });
+          handle.blocking([&] { return arena.wait_change(seen, deadline, now); });
       if (s == Status::kEmpty) return;
       // kBusy: it has slept for a while. A writer may have died, of which the version does not tell.
       if (s != Status::kOk && s != Status::kBusy) handle.check(s);

@@ -1,6 +1,7 @@
 """``shmcache top``: what all arenas are doing, live, on a terminal or in a browser.
 
-May import: ``cli._arguments``, ``cli._columns``, ``cli._sample``, ``cli._screen``, ``cli._web``.
+May import: ``cli._arguments``, ``cli._columns``, ``cli._output``, ``cli._sample``,
+``cli._screen``, ``cli._web``.
 """
 
 from __future__ import annotations

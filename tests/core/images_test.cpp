@@ -234,6 +234,21 @@ std::string value_in(const Content& content, const std::string& key) {
   return "(absent)";
 }
 
+// Which version of which entry is where, as a reader notes it; nothing of a queue.
+std::map<uint32_t, uint64_t> noted(Arena& arena) {
+  std::map<uint32_t, uint64_t> found;
+  if (has_queue(arena.segment().kind())) return found;
+  View view;
+  std::unordered_map<uint32_t, Item> copies;
+  CHECK(arena.refresh(view, [](RecordNo, uint64_t) { return false; }, false, soon(), copies) ==
+        Status::kOk);
+  CHECK(arena.current(view));
+  for (uint32_t i = 0; i < view.states.size(); ++i) {
+    if (view.states[i] != 0) found[i] = view.states[i];
+  }
+  return found;
+}
+
 // What is wrong with the image; "" if it is as the contract has it.
 // `allowed[0]` is the content before, with resource version `versions[0]`, and `allowed[1]` after.
 std::string judge(const Image& image, const std::vector<Range>& parts, const Geometry& geometry,
@@ -241,6 +256,7 @@ std::string judge(const Image& image, const std::vector<Range>& parts, const Geo
                   const std::vector<std::string>& versions, bool atomic) {
   int fd = file_of(image, parts, geometry);
   std::string wrong;
+  std::map<uint32_t, uint64_t> before;
   {
     auto reader = harness::attach(fd, kind, false);
     // Without the lock and before any repair, as a lock-free reader would: each key has one of
@@ -276,6 +292,7 @@ std::string judge(const Image& image, const std::vector<Range>& parts, const Geo
       one = one || all;
     }
     if (!one) wrong = "before repair, a mixture of old and new";
+    before = noted(*reader);
     const Content listed = content(*reader);
     if (std::find(allowed.begin(), allowed.end(), listed) == allowed.end()) {
       wrong = "before repair, list is neither old nor new";
@@ -297,6 +314,7 @@ std::string judge(const Image& image, const std::vector<Range>& parts, const Geo
   bool was_there;
   CHECK(arena->erase("nobody has this key", soon(), was_there) == Status::kOk);  // repairs
   if (auto found = harness::violations(*arena); !found.empty()) wrong = found.front();
+  if (noted(*arena) != before) wrong = "a repair changes what a reader has noted";
   const Content after = content(*arena);
   if (std::find(allowed.begin(), allowed.end(), after) == allowed.end()) {
     wrong = "after repair, the content is neither old nor new";
