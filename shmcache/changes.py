@@ -52,8 +52,9 @@ class Watch(Generic[T]):
     may :meth:`close` it; who shares a store makes a watch each. After a fork the child goes on by
     itself from where its parent was.
 
-    An entry that the codec cannot decode is a :class:`~shmcache.CodecError` from each look until it
-    is gone. A watch goes on after an error: nothing is lost by it.
+    An entry that the codec cannot decode delays nobody: the others are given, then a look raises
+    one :class:`~shmcache.CodecError`, and until that entry changes it stands as it was given last,
+    if it ever was (:attr:`unread`). A watch goes on after an error.
 
     After the watch and list of client-go's ``ListWatch``; it has no resource versions, and no error
     of the kind "too old".
@@ -92,6 +93,11 @@ class Watch(Generic[T]):
         remembers: some 256 to 65,536 changes, by its capacity, of which an update is two. A repair
         and a large ``replace`` count too."""
         return self._changes.fell_behind
+
+    @property
+    def unread(self) -> int:
+        """How many entries are in a version that the codec could not decode."""
+        return self._changes.unread
 
     @property
     def closed(self) -> bool:

@@ -61,7 +61,7 @@ _Filter = Callable[[Any], object]
 
 @dataclass(frozen=True, slots=True)
 class InformerStats:
-    """What an informer has done so far. A snapshot: the numbers only ever grow."""
+    """What an informer has done so far. A snapshot; but for ``unread`` the numbers only grow."""
 
     changes: int = 0
     """Changes of the store that were given to the handlers, the first content included."""
@@ -75,6 +75,8 @@ class InformerStats:
     """``"KeyError: 'spec'"``, or ``""`` if there never was one, of any kind."""
     fell_behind: int = 0
     """As :attr:`Watch.fell_behind <shmcache.Watch.fell_behind>`."""
+    unread: int = 0
+    """As :attr:`Watch.unread <shmcache.Watch.unread>`: it may become less again."""
 
 
 class HandlerRegistration:
@@ -239,6 +241,7 @@ class SharedInformer(Background):
             self._errors,
             self._last_error,
             self._watch.fell_behind,
+            self._watch.unread,
         )
 
     # --- handlers -------------------------------------------------------------------------------
@@ -442,7 +445,10 @@ class SharedInformer(Background):
         self._errors += 1
         self._last_error = f"{type(exc).__name__}: {exc}"
         self._log.warning(
-            "%s: cannot read the store: %s", self.name, exc, extra={"error": type(exc).__name__}
+            "%s: cannot read the store: %s",
+            self.name,
+            exc,
+            extra={"error": type(exc).__name__},
         )
 
 

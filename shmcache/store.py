@@ -663,6 +663,12 @@ def _shared_decoder(codec: Codec) -> Any:
         try:
             return decode(data, previous)
         except Exception as cause:
+            try:  # once more: was it the codec, or a signal handler that ran meanwhile?
+                decode(data, previous)
+            except Exception:
+                pass
+            else:
+                raise
             raise CodecError(
                 f"codec {codec.name!r} cannot decode the {len(data)} bytes of {key!r}: {cause!r}",
                 data,

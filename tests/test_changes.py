@@ -305,9 +305,9 @@ def test_a_watch_keeps_what_is_there_and_no_more(small: Store) -> None:
 # --- errors -------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_decoded_is_not_skipped(small: Store) -> None:
-    """Each look raises a CodecError that names the key, until the entry is gone; then the watch
-    gives all that has changed since, and nothing twice."""
+def test_what_cannot_be_decoded_delays_nobody(small: Store) -> None:
+    """The other changes of a look are given, then it raises one CodecError that names the key; what
+    cannot be decoded stands as it was given, if it was, until it changes."""
     with Store.attach(small.name, codec=Decoding()) as reader:
         watch = reader.watch(timeout=0)
         small.add_raw("a", b"1")
@@ -315,15 +315,33 @@ def test_what_cannot_be_decoded_is_not_skipped(small: Store) -> None:
         small.add_raw("b", b"1")
         small.add_raw("c", b"bad")
         small.delete_by_key("a")
-        for _ in range(3):
-            with pytest.raises(CodecError, match="'c'"):
-                next(watch)
+        assert [(c.type, c.key) for c in watch.take()] == [("ADDED", "b"), ("DELETED", "a")]
+        assert watch.unread == 1
+        with pytest.raises(CodecError, match="'c'"):
+            next(watch)
+        assert list(watch) == []
         small.add_raw("c", b"good")
-        assert [(change.type, change.key) for change in watch] == [
-            ("ADDED", "b"),
-            ("DELETED", "a"),
-            ("ADDED", "c"),
-        ]
+        small.add_raw("b", b"bad")
+        assert [(c.type, c.key, c.old) for c in watch.take()] == [("ADDED", "c", None)]
+        with pytest.raises(CodecError, match="'b'"):
+            watch.take(60)
+        small.add_raw("d", b"bad")
+        with pytest.raises(CodecError, match="'d'"):
+            watch.take()
+        assert watch.unread == 2
+        small.add_raw("b", b"bad")  # again, and another version
+        with pytest.raises(CodecError, match="'b'"):
+            watch.take()
+        small.add_raw("b", b"3")
+        ((_, _, new, old),) = watch
+        assert (new.data, old.data) == (b"3", b"1")
+        small.add_raw("b", b"bad")
+        with pytest.raises(CodecError):
+            watch.take()
+        small.delete_by_key("b")
+        small.delete_by_key("d")
+        assert [(c.type, c.key, c.object.data) for c in watch] == [("DELETED", "b", b"3")]
+        assert watch.unread == 0
 
 
 def test_one_reader_at_a_time(store: Store) -> None:

@@ -66,10 +66,6 @@ def flying(queue: WorkQueue) -> list[str]:
 
 def test_a_key_is_queued_once(queue: WorkQueue) -> None:
     """Adds of a queued key are one piece of work, at the place of the first, and count once."""
-    with pytest.raises(
-        TypeError, match="add_many takes several keys: for one, add 'default/web-0'"
-    ):
-        queue.add_many("default/web-0")  # of which each letter would be a key
     assert queue.add_many(["a", "b", "a", "c", "b"])
     assert queue.add("a")
     assert (len(queue), queue.queued()) == (3, ["a", "b", "c"])

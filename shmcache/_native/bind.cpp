@@ -1631,10 +1631,12 @@ class Changes {
     Handle::Use use(handle);
     Arena& arena = *handle.arena_;
     const uint64_t deadline = deadline_after(timeout);
+    raise_error();
     while (!closed_) {
       // Before the look. A replace that failed moves the version, and nothing else.
       const uint64_t seen = arena.version();
       if (!arena.current(view_) && look(handle, hand)) return;
+      raise_error();
       // Asked here too: the version may never rest, and the content stay what it was.
       if (now_ns() >= deadline) return;
       uint64_t now = 0;
@@ -1650,7 +1652,7 @@ class Changes {
   // Whether a look would find nothing new. Costs nothing, and waits for nobody.
   bool current() const {
     const Handle& handle = *nb::inst_ptr<Handle>(arena_);
-    return began_ && !handle.closed() && handle.arena_->current(view_);
+    return began_ && !error_.is_valid() && !handle.closed() && handle.arena_->current(view_);
   }
 
   // Whoever is in `next` in another thread returns from it.
@@ -1660,13 +1662,17 @@ class Changes {
   }
 
   uint64_t fell_behind() const { return fell_behind_; }
+  uint64_t unread() const { return unread_; }
 
  private:
+  // What was given of the entry that a record has in this state: of one that cannot be decoded
+  // (`unread`), what was given of it before, if anything was.
   struct Given {
     uint64_t state = 0;  // 0: nothing
     uint64_t hash = 0;   // of the key
     uint64_t round = 0;  // in which it was looked at last
     nb::object key, object;
+    bool unread = false;
   };
 
   struct Came {
@@ -1783,18 +1789,28 @@ class Changes {
       given.state = state;
       given.hash = handle.arena_->table().key(item.data.get(), item.key_size).hash;
       const uint32_t before = olds.find(given.hash, item.key());
-      const bool known = before != Gone::kNone;
-      given.key = known ? given_[gone[before]].key : handle.to_str(item.key());
+      const bool same = before != Gone::kNone;
+      given.key = same ? given_[gone[before]].key : handle.to_str(item.key());
+      if (same) stays[before] = true;
+      const bool known = same && given_[gone[before]].object.is_valid();
       const nb::object old = known ? given_[gone[before]].object : nb::none();
-      given.object = object_of(handle, record, state, given.key, item, old);
-      if (known) stays[before] = true;
+      try {
+        given.object = object_of(handle, record, state, given.key, item, old);
+      } catch (nb::python_error& e) {
+        // The others do not wait for this one. It stands as it was given, until it changes.
+        if (!e.matches(codec_error_)) throw;
+        if (!error_.is_valid()) error_ = nb::borrow(e.value());
+        given.unread = true;
+        if (known) given.object = old;
+        continue;
+      }
       const nb::str& type = known ? modified_ : added_;
       events.push_back({version_of(state) << 1 | 1, change(type, given.key, given.object, old)});
     }
     const size_t live = events.size();
     for (size_t i = 0; i < gone.size(); ++i) {
-      if (stays[i]) continue;
       const Given& given = given_[gone[i]];
+      if (stays[i] || !given.object.is_valid()) continue;
       events.push_back({time_of_death(handle, view, gone[i]) << 1,
                         change(deleted_, given.key, given.object, nb::none())});
     }
@@ -1809,8 +1825,14 @@ class Changes {
     handle.report_reads();
     if (PyList_SetSlice(hand.ptr(), 0, 0, list.ptr()) != 0) throw nb::python_error();
     // Now it is given. The references are dropped at the end, as that may run Python code.
-    for (size_t i = 0; i < gone.size(); ++i) std::swap(given_[gone[i]], dropped[i]);
-    for (size_t i = 0; i < came.size(); ++i) std::swap(given_[came[i].record], fresh[i]);
+    for (size_t i = 0; i < gone.size(); ++i) {
+      std::swap(given_[gone[i]], dropped[i]);
+      unread_ -= dropped[i].unread ? 1 : 0;
+    }
+    for (size_t i = 0; i < came.size(); ++i) {
+      std::swap(given_[came[i].record], fresh[i]);
+      unread_ += given_[came[i].record].unread ? 1 : 0;
+    }
   }
 
   // The version at which an entry died that was given: the delete is ordered by it. Where its record
@@ -1852,7 +1874,16 @@ class Changes {
     return nb::steal(made);
   }
 
+  // That of what could not be decoded in a look, once; after what else that look has given.
+  void raise_error() {
+    if (!error_.is_valid()) return;
+    const nb::object error = std::exchange(error_, nb::object());
+    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
+    throw nb::python_error();
+  }
+
   void forget() {
+    const nb::object error = std::exchange(error_, nb::object());
     View view = std::exchange(view_, View());
     std::vector<Given> given = std::exchange(given_, {});
   }
@@ -1862,7 +1893,9 @@ class Changes {
   nb::str added_{"ADDED"}, modified_{"MODIFIED"}, deleted_{"DELETED"};
   View view_;
   std::vector<Given> given_;
-  uint64_t round_ = 0, fell_behind_ = 0;
+  nb::object codec_error_ = nb::module_::import_("shmcache._errors").attr("CodecError");
+  nb::object error_;
+  uint64_t round_ = 0, fell_behind_ = 0, unread_ = 0;
   bool began_ = false, closed_ = false;
   pid_t reader_ = 0;
 };
@@ -1968,7 +2001,8 @@ NB_MODULE(_core, m) {
       .def("next", &shmcache::Changes::next, nb::arg("timeout").none(), nb::arg("hand"))
       .def("current", &shmcache::Changes::current)
       .def("close", &shmcache::Changes::close)
-      .def_prop_ro("fell_behind", &shmcache::Changes::fell_behind);
+      .def_prop_ro("fell_behind", &shmcache::Changes::fell_behind)
+      .def_prop_ro("unread", &shmcache::Changes::unread);
   nb::class_<Handle> arena(m, "Arena");
   arena.attr("get") = nb::steal(PyDescr_NewMethod(
       reinterpret_cast<PyTypeObject*>(arena.ptr()), &shmcache::get_definition));
