@@ -400,8 +400,19 @@ Status Arena::replace_locked(const std::vector<Entry>& entries,
   const uint64_t first = fifo ? queue_.free_time() : 0;
   uint64_t version = m.version.load(relaxed), staged = 0, kept = 0;
   Status status = Status::kOk;
-  for (const Entry& entry : entries) {
-    const Key key = table_.key(entry.key.data(), entry.key.size());
+  // In a large table each entry waits for memory in both indexes: so those ahead are asked for.
+  constexpr size_t kAhead = 16;
+  std::array<Key, kAhead> ahead;
+  const auto look_ahead = [&](size_t i) {
+    if (i >= entries.size()) return;
+    ahead[i % kAhead] = table_.key(entries[i].key.data(), entries[i].key.size());
+    table_.prefetch(spare, ahead[i % kAhead].hash);
+  };
+  for (size_t i = 0; i < kAhead; ++i) look_ahead(i);
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const Entry& entry = entries[i];
+    const Key key = ahead[i % kAhead];
+    look_ahead(i + kAhead);
     Table::Place old, place;
     if (status = table_.locate(key, old); status != Status::kOk) break;
     if (status = table_.locate_in(spare, key, place); status != Status::kOk) break;

@@ -314,6 +314,12 @@ Status Table::locate_in(const Spare& spare, const Key& key, Place& place) const 
   return probe(spare.words, spare.log2, key, place);
 }
 
+void Table::prefetch(const Spare& spare, uint64_t hash) const {
+  const Root now = root();
+  __builtin_prefetch(&segment_.index(now.area)[hash & ((uint64_t{1} << now.log2) - 1)]);
+  __builtin_prefetch(&spare.words[hash & ((uint64_t{1} << spare.log2) - 1)], 1);
+}
+
 Status Table::place_in(const Spare& spare, uint64_t hash, RecordNo number) {
   const uint64_t mask = (uint64_t{1} << spare.log2) - 1;
   uint64_t slot = hash & mask;

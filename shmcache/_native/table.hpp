@@ -136,6 +136,8 @@ class Table {
   uint32_t index_log2(uint64_t count) const;
   Status clear_spare(uint32_t log2, Spare& spare);
   // Where `key` is or would go in the spare area.
+  // Have the words of `hash` in both areas come into the cache.
+  void prefetch(const Spare& spare, uint64_t hash) const;
   Status locate_in(const Spare& spare, const Key& key, Place& place) const;
   static Status place_in(const Spare& spare, uint64_t hash, RecordNo record);
   void publish_root(const Spare& spare) { publish_root(spare, root().indexes); }
