@@ -111,10 +111,11 @@ class Indexer(Store):
         """As :meth:`Store.attach`.
 
         ``indexers``: the functions of the arena's indexes, which a writer needs, and a reader for
-        :meth:`index`; None for ``{"namespace": meta_namespace_index_func}`` if the arena has an
-        index of that name. Raises :class:`~shmcache.IndexNotFoundError` for one that it has not.
+        :meth:`index`. That of an index ``"namespace"`` is, unless given, the stock one:
+        ``meta_namespace_index_func``. Raises :class:`~shmcache.IndexNotFoundError` for a function
+        of an index that the arena has not.
         """
-        functions = None if indexers is None else _checked_indexers(indexers)
+        functions = _checked_indexers({} if indexers is None else indexers)
         self = super().attach(
             name,
             writable=writable,
@@ -146,7 +147,11 @@ class Indexer(Store):
         mode: int = 0o600,
         owner: int | str | None = None,
     ) -> Self:
-        """As :meth:`Store.open`. Indexes that the arena lacks are added to it."""
+        """As :meth:`Store.open`. Indexes that the arena lacks are added to it.
+
+        ``indexers``: None for ``{"namespace": meta_namespace_index_func}``. If the arena has an
+        index ``"namespace"`` and its function is not given, that is the stock one too.
+        """
         functions = _checked_indexers(_STOCK if indexers is None else indexers)
         self = cls._prepare(
             True,
@@ -167,12 +172,11 @@ class Indexer(Store):
             raise
         return self
 
-    def _know(self, functions: dict[str, IndexFunc] | None) -> None:
+    def _know(self, functions: dict[str, IndexFunc]) -> None:
         self._look()
-        if functions is None:
-            functions = {name: _STOCK[name] for name in _STOCK if name in self._numbers}
         self._functions = {}
-        self.use_indexers(functions)
+        stock = {name: function for name, function in _STOCK.items() if name in self._numbers}
+        self.use_indexers(stock | functions)
 
     def _look(self) -> None:
         self._numbers = {name: number for number, name in enumerate(self._core.index_names())}

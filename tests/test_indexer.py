@@ -346,6 +346,34 @@ def test_open_adds_what_is_lacking(made: Indexer, pod: Pod) -> None:
         assert other.get_indexers() == {"owner": None, "phase": by_phase}
 
 
+@pytest.mark.parametrize("opened", ["open", "attach"])
+def test_the_stock_function_need_not_be_given(opened: str, pod: Pod) -> None:
+    """Who names other indexes alone can write to an arena that has the stock one too."""
+    with Indexer.create(capacity="1MiB") as first:
+        first.add_indexers({"owner": by_owner})
+        if opened == "open":
+            other = Indexer.open(first.name, indexers={"owner": by_owner})
+        else:
+            other = Indexer.attach(first.name, writable=True, indexers={"owner": by_owner})
+        with other:
+            other.add(pod("a", owner="x"))
+            assert other.get_indexers() == {
+                "namespace": shmcache.meta_namespace_index_func,
+                "owner": by_owner,
+            }
+        assert first.index_keys("namespace", "default") == ["default/a"]
+        first.unlink()
+
+
+def test_a_given_function_goes_before_the_stock_one(pod: Pod) -> None:
+    """The stock function is not taken for an index whose own is given."""
+    with Indexer.create(indexers={"namespace": by_owner}, capacity="1MiB") as first:
+        with Indexer.open(first.name, indexers={"namespace": by_owner}) as other:
+            other.add(pod("a", owner="x"))
+        first.unlink()
+        assert first.index_keys("namespace", "x") == ["default/a"]
+
+
 def test_attach_with_an_index_that_is_not_there(made: Indexer) -> None:
     """attach names the index that the arena lacks, and leaves no handle behind."""
     with pytest.raises(shmcache.IndexNotFoundError, match="no index 'phase'"):
