@@ -136,6 +136,14 @@ class Background:
             return not thread.is_alive()
         return not claimed or self._done.wait(timeout)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it has run and ended, by :meth:`stop` or of itself: it does not run again.
+
+        In a forked child that of the parent is: its thread is not there.
+        """
+        return self._is_elsewhere() or self._done.is_set()
+
     def __enter__(self) -> Self:
         self.start()
         return self

@@ -514,6 +514,7 @@ def test_a_closed_store_ends_it(
     with caplog.at_level(logging.WARNING, "shmcache.informer"):
         store.close()
         informer._thread.join()  # type: ignore[union-attr]
+    assert informer.stopped
     assert informer.stats().last_error.startswith("ClosedError")
     assert "cannot read the store" in caplog.text
 
@@ -559,10 +560,12 @@ def test_a_forked_child_has_none(store: Store, informer: SharedInformer) -> None
     def child() -> None:
         with pytest.raises(RuntimeError, match=r"do not survive a fork: make one in this process"):
             informer.add_event_handler(print)
+        assert informer.stopped
         assert informer.stop()
 
     assert forked(child) == 0
     assert informer.has_synced
+    assert not informer.stopped
 
 
 def test_a_forked_child_does_not_wait_for_a_sync(name: str) -> None:

@@ -240,6 +240,7 @@ def test_get_func_may_stop_its_poller(store: Store) -> None:
     poller = Poller(get, 0, store)
     poller.run()
     assert stopped == [False]
+    assert poller.stopped
     assert poller.stop()
 
 
@@ -257,10 +258,14 @@ def test_a_round_cut_by_ctrl_c_ends_the_poller(store: Store) -> None:
 
 def test_context_manager_runs_once(store: Store) -> None:
     """The poller runs inside the with block, has ended after it, and cannot be run again."""
-    with Pausing(store) as poller:
+    poller = Pausing(store)
+    assert not poller.stopped
+    with poller:
         assert store.wait_for_sync(DEADLINE)
+        assert not poller.stopped
         with pytest.raises(RuntimeError, match="'nodes' runs once"):
             poller.start()
+    assert poller.stopped
     assert poller.stop(0)
     with pytest.raises(RuntimeError, match="runs once"):
         poller.run()

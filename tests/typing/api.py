@@ -153,6 +153,7 @@ def polled(store: Store) -> None:
     with Poller(get_func, 1.0, store) as poller:
         assert_type(poller.stats(), PollerStats)
         assert_type(poller.stop(1.0), bool)
+        assert_type(poller.stopped, bool)
     Poller(lambda: (), 1, store).run()
 
 
