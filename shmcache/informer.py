@@ -43,7 +43,7 @@ from shmcache._errors import ClosedError, ReadOnlyError
 from shmcache._logging import get_logger
 from shmcache._ports import ListerWatcher
 from shmcache._types import Change
-from shmcache.reflector import Reflector
+from shmcache.reflector import Reflector, standby_options
 from shmcache.store import Store
 
 __all__ = ["HandlerRegistration", "InformerStats", "SharedInformer", "wait_for_cache_sync"]
@@ -147,9 +147,9 @@ class SharedInformer(Background):
     ``source``: what the store is filled from. Every worker may pass it: a
     :class:`~shmcache.Reflector` of each stands by, one of the machine lists and watches, and when
     that ends or is killed another goes on. ``store`` must then be writable. None: others fill the
-    store. ``expected_type`` and ``reflector_options``: those of :class:`~shmcache.Reflector`.
-    ``name``: for the log, the threads and the reflector's place, where it must be the same in every
-    worker; by default that of the store.
+    store. ``expected_type`` and ``reflector_options``: those of :class:`~shmcache.Reflector`;
+    ``standby`` is always True. ``name``: for the log, the threads and the reflector's place, where
+    it must be the same in every worker; by default that of the store.
 
     ``on_add(obj)``, ``on_update(old, new)`` and ``on_delete(obj)`` are called in one thread, the
     informer's, one after the other and each change for all handlers in their order. There is no
@@ -211,7 +211,7 @@ class SharedInformer(Background):
         self._watch = store.watch()
         self._reflector: Reflector | None = None
         if source is not None:
-            options = {"name": self.name, **reflector_options, "standby": True}
+            options = standby_options(self.name, reflector_options)
             self._reflector = Reflector(source, expected_type, store, **options)
         self._log = get_logger("shmcache.informer", arena=store.name, resource=self.name)
         self._handlers: tuple[HandlerRegistration, ...] = ()  # replaced, with _lock; read without

@@ -125,6 +125,16 @@ _STANDBY_POLL = 0.2
 """Seconds between two looks at whether the place at the store is free."""
 
 
+def standby_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` of a reflector for those that always stand by."""
+    if not options.get("standby", True):
+        raise ValueError(
+            "standby cannot be False here: the reflector of every worker stands by, so that one "
+            "of them takes over; for one that does not, make a Reflector"
+        )
+    return {"name": name, **options, "standby": True}
+
+
 class Reflector(Background):
     """Fills ``store`` from ``lister_watcher`` and keeps it up to date until stopped.
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from shmcache._ports import ListerWatcher
 from shmcache._types import Event, ListOptions, ListResult, WatchOptions
-from shmcache.reflector import Reflector
+from shmcache.reflector import Reflector, standby_options
 from shmcache.store import Store
 
 __all__ = ["SharedReflector", "shared_reflector"]
@@ -74,8 +74,9 @@ def shared_reflector(
 
     ``make_source``: a function that gives the source; only the elected process calls it, so the
     others hold no client and no connection. ``expected_type`` and ``reflector_options``: those of
-    :class:`~shmcache.Reflector` (``transform``, ``page_size``, …). ``store``: ``Store`` or
-    ``Indexer``. ``store_options``: those of its ``open`` (``capacity``, ``indexers``, …).
+    :class:`~shmcache.Reflector` (``transform``, ``page_size``, …); ``standby`` is always True.
+    ``store``: ``Store`` or ``Indexer``. ``store_options``: those of its ``open`` (``capacity``,
+    ``indexers``, …).
 
     Call it in each worker after it was forked (gunicorn: ``post_fork``; celery:
     ``worker_process_init``), because threads do not survive a fork. Raises what ``store.open``
@@ -96,9 +97,9 @@ def shared_reflector(
         )
     if not (isinstance(store, type) and issubclass(store, Store)):
         raise TypeError(f"store must be Store or a class of its kind, not {store!r}")
+    options = standby_options(name, reflector_options)
     opened = store.open(name, **(store_options or {}))
     try:
-        options = {"name": name, **reflector_options, "standby": True}
         reflector = Reflector(_LateSource(make_source), expected_type, opened, **options)
         reflector.start()
     except BaseException:

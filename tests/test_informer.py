@@ -702,6 +702,8 @@ def test_arguments_that_cannot_be_meant(name: str, store: Store, fifo: FIFO) -> 
         SharedInformer(None, fifo)
     with pytest.raises(ValueError, match=r"expected_type, page_size.*source is None"):
         SharedInformer(None, store, expected_type="v1/Pod", page_size=3)
+    with pytest.raises(ValueError, match="standby cannot be False"):
+        SharedInformer(MemorySource(), store, standby=False)
     with (
         Store.attach(name, key_func=itemgetter("name")) as reader,
         pytest.raises(ReadOnlyError, match="writable=True"),

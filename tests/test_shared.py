@@ -141,6 +141,7 @@ def test_a_closed_one_can_be_closed_again(
         ((MemorySource,), {"store": dict}, TypeError, "must be Store or a class of its kind"),
         ((MemorySource,), {"page_size": -1}, ValueError, "page_size"),
         ((MemorySource,), {"no_such_option": 1}, TypeError, "no_such_option"),
+        ((MemorySource,), {"standby": False}, ValueError, "standby cannot be False"),
     ],
 )
 def test_arguments_that_cannot_be_meant(
