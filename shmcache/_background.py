@@ -16,15 +16,24 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Background", "Flag"]
+__all__ = ["Background", "Flag", "bounded"]
 
 _STOP_EVENT_POLL = 0.05
 """Seconds. An event can only be waited for, so one that belongs to the caller is looked at."""
 
 
-def _bounded(timeout: float | None) -> float | None:
-    """``timeout``, as a wait of the standard library takes it, which refuses ``math.inf``."""
-    return None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+def bounded(timeout: float | None) -> float | None:
+    """``timeout`` of a caller, as a wait of the standard library takes it.
+
+    Which takes a negative one for 0, and refuses ``math.inf``.
+    """
+    if timeout is None:
+        return None
+    if not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout is a number of seconds, not {timeout!r}")
+    if not timeout >= 0:  # also NaN
+        raise ValueError(f"timeout must not be negative, and it is {timeout}")
+    return min(timeout, threading.TIMEOUT_MAX)
 
 
 class Flag:
@@ -107,8 +116,14 @@ class Background:
     def run(self, stop_event: threading.Event | None = None) -> None:
         """Run in this thread until :meth:`stop` is called or ``stop_event`` is set.
 
-        Returns at once if that was so before. Raises :class:`RuntimeError` the second time.
+        Returns at once if that was so before. Raises :class:`RuntimeError` the second time, and
+        :class:`TypeError` for what is no event.
         """
+        if stop_event is not None and not (
+            callable(getattr(stop_event, "is_set", None))
+            and callable(getattr(stop_event, "wait", None))
+        ):
+            raise TypeError(f"stop_event must be a threading.Event or None, not {stop_event!r}")
         self._claim()
         self._run(stop_event)
 
@@ -119,8 +134,10 @@ class Background:
         when that returns. Returns whether the work has ended. May be called from any thread,
         more than once, and before :meth:`start`; from the work's own thread (a callback, a
         signal handler), and from a signal handler amid :meth:`start`, it does not wait. In a
-        forked child there is nothing to end, and the parent's work goes on.
+        forked child there is nothing to end, and the parent's work goes on. Raises
+        :class:`ValueError` for a negative ``timeout``, and nothing is ended then.
         """
+        seconds = bounded(timeout)
         if self._is_elsewhere():
             # Its locks may be held for ever, and what it would interrupt (a connection) is the
             # parent's too.
@@ -132,9 +149,9 @@ class Background:
         with self._lock:
             thread, claimed = self._thread, self._claimed
         if thread is not None:
-            thread.join(_bounded(timeout))
+            thread.join(seconds)
             return not thread.is_alive()
-        return not claimed or self._done.wait(timeout)
+        return not claimed or self._done.wait(seconds)
 
     @property
     def stopped(self) -> bool:

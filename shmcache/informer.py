@@ -38,7 +38,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from shmcache._background import Background, Flag
+from shmcache._background import Background, Flag, bounded
 from shmcache._errors import ClosedError, ReadOnlyError
 from shmcache._logging import get_logger
 from shmcache._ports import ListerWatcher
@@ -110,9 +110,10 @@ class HandlerRegistration:
     def wait_for_sync(self, timeout: float | None = None) -> bool:
         """Sleep until :attr:`has_synced`, at most ``timeout`` seconds; return it.
 
-        Returns at once when the informer has ended, or the handler was removed.
+        Returns at once when the informer has ended, or the handler was removed. Raises
+        :class:`ValueError` for a negative ``timeout``.
         """
-        self._settled.wait(timeout)
+        self._settled.wait(bounded(timeout))
         return self._synced
 
     def _deliver(self, change: Change[Any], failed: Callable[[Exception], None]) -> bool:
@@ -312,10 +313,12 @@ class SharedInformer(Background):
     def wait_for_sync(self, timeout: float | None = None) -> bool:
         """Sleep until :attr:`has_synced`, at most ``timeout`` seconds; return it.
 
-        Returns at once when the informer has ended, or is not of this process.
+        Returns at once when the informer has ended, or is not of this process. Raises
+        :class:`ValueError` for a negative ``timeout``.
         """
+        seconds = bounded(timeout)
         if not self._is_elsewhere():
-            self._settled.wait(timeout)
+            self._settled.wait(seconds)
         return self._synced
 
     # --- life cycle -----------------------------------------------------------------------------
@@ -460,8 +463,8 @@ def wait_for_cache_sync(*caches: _Syncs, timeout: float | None = None) -> bool:
     """Sleep until all of these have synced, at most ``timeout`` seconds together; say whether.
 
     ``caches``: stores, informers, registrations of handlers, in any number and mixture: whatever
-    has ``wait_for_sync(timeout)``. None waits for as long as it takes. After client-go's
-    ``WaitForCacheSync``.
+    has ``wait_for_sync(timeout)``. None waits for as long as it takes; :class:`ValueError` for a
+    negative ``timeout``. After client-go's ``WaitForCacheSync``.
 
     >>> from shmcache import Store
     >>> with Store.create(capacity="1MiB") as pods, Store.create(capacity="1MiB") as nodes:
@@ -477,7 +480,8 @@ def wait_for_cache_sync(*caches: _Syncs, timeout: float | None = None) -> bool:
                 "wait_for_cache_sync() takes stores, informers and registrations themselves, and "
                 f"not {cache!r}"
             )
-    deadline = None if timeout is None else time.monotonic() + timeout
+    seconds = bounded(timeout)
+    deadline = None if seconds is None else time.monotonic() + seconds
     for cache in caches:
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         if not cache.wait_for_sync(left):

@@ -777,3 +777,30 @@ def test_a_timeout_may_be_endless(store: Store, informer: SharedInformer) -> Non
     informer.start()
     assert wait_for_cache_sync(store, informer, handler, timeout=math.inf)
     assert informer.stop(math.inf)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error", "said"),
+    [
+        (-1, ValueError, "must not be negative, and it is -1"),
+        (math.nan, ValueError, "must not be negative, and it is nan"),
+        ("x", TypeError, "a number of seconds, not 'x'"),
+    ],
+)
+def test_timeouts_that_cannot_be_meant(
+    informer: SharedInformer, timeout: Any, error: type[Exception], said: str
+) -> None:
+    """They are refused as those of a store are, and nothing is stopped."""
+    handler = informer.add_event_handler()
+    with informer:
+        for wait in (
+            handler.wait_for_sync,
+            informer.wait_for_sync,
+            lambda seconds: wait_for_cache_sync(informer, timeout=seconds),
+            lambda seconds: wait_for_cache_sync(timeout=seconds),
+            informer.stop,
+        ):
+            with pytest.raises(error, match=said):
+                wait(timeout)
+        assert informer.wait_for_sync(DEADLINE)
+        assert not informer._stopping.is_set()

@@ -271,6 +271,15 @@ def test_context_manager_runs_once(store: Store) -> None:
         poller.run()
 
 
+def test_run_needs_an_event(store: Store) -> None:
+    """What is no event is refused before anything runs: the poller can still be run."""
+    poller = Pausing(store)
+    with pytest.raises(TypeError, match=r"stop_event must be a threading\.Event or None, not 3"):
+        poller.run(3)  # type: ignore[arg-type]
+    with poller:
+        assert store.wait_for_sync(DEADLINE)
+
+
 @pytest.mark.parametrize("period", [-1, float("nan"), float("inf"), 1e30])
 def test_period_is_checked(store: Store, period: float) -> None:
     """A period that no clock can wait for is refused when the poller is made."""
