@@ -60,13 +60,16 @@ def meta_namespace_index_func(obj: Any) -> list[str]:
 def split_meta_namespace_key(key: str) -> tuple[str, str]:
     """Return ``(namespace, name)`` of a key that ``meta_namespace_key_func`` made.
 
-    Raises :class:`~shmcache.KeyFuncError` if the key has more than one slash.
+    Raises :class:`~shmcache.KeyFuncError` if the key has more than one slash, :class:`TypeError`
+    if it is no str.
 
     >>> split_meta_namespace_key("default/web-0")
     ('default', 'web-0')
     >>> split_meta_namespace_key("node-1")
     ('', 'node-1')
     """
+    if not isinstance(key, str):
+        raise TypeError(f"a key must be a str, not {key!r}")
     parts = key.split("/")
     if len(parts) == 1:
         return "", parts[0]

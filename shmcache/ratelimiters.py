@@ -47,12 +47,25 @@ class RateLimiter(Protocol):
         ...
 
 
+def _check_numbers(limiter: RateLimiter, *names: str) -> None:
+    for name in names:
+        value = getattr(limiter, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name} of {type(limiter).__name__} is a number, not {value!r}")
+
+
+def _check_int(limiter: RateLimiter, name: str) -> None:
+    value = getattr(limiter, name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} of {type(limiter).__name__} is an int, not {value!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class ExponentialBackoff:
     """``base`` seconds, doubled by each failure of the key, at most ``most``.
 
     As ``ItemExponentialFailureRateLimiter`` of client-go. Raises :class:`ValueError` unless
-    0 < ``base`` <= ``most``, both finite.
+    0 < ``base`` <= ``most``, both finite; :class:`TypeError` for what is no number.
 
     >>> from shmcache import ExponentialBackoff
     >>> backoff = ExponentialBackoff(base=1.0, most=10.0)
@@ -64,6 +77,7 @@ class ExponentialBackoff:
     most: float = 1000.0
 
     def __post_init__(self) -> None:
+        _check_numbers(self, "base", "most")
         if not 0 < self.base <= self.most < math.inf:
             raise ValueError(
                 "ExponentialBackoff needs 0 < base <= most, in seconds, and has "
@@ -80,7 +94,8 @@ class FastSlow:
     """``fast`` seconds for the first ``fast_attempts`` failures of a key, then ``slow``.
 
     As ``ItemFastSlowRateLimiter`` of client-go. Raises :class:`ValueError` for delays that are
-    negative or not finite, and a negative number of attempts.
+    negative or not finite, and a negative number of attempts; :class:`TypeError` for what is no
+    number, and attempts that are no int.
 
     >>> from shmcache import FastSlow
     >>> limiter = FastSlow(fast=0.005, slow=10.0, fast_attempts=3)
@@ -93,6 +108,8 @@ class FastSlow:
     fast_attempts: int
 
     def __post_init__(self) -> None:
+        _check_numbers(self, "fast", "slow")
+        _check_int(self, "fast_attempts")
         if not (0 <= self.fast < math.inf and 0 <= self.slow < math.inf):
             raise ValueError(
                 "FastSlow needs delays of 0 seconds or more, and has "
@@ -115,7 +132,8 @@ class TokenBucket:
 
     As ``BucketRateLimiter`` of client-go, but that the bucket is one for all processes of the
     queue: all should have the same figures. Raises :class:`ValueError` unless ``rate`` is above
-    0 and at most 1e9, and ``burst`` at least 1.
+    0 and at most 1e9, and ``burst`` at least 1; :class:`TypeError` for a rate that is no number,
+    and a burst that is no int.
 
     >>> from shmcache import TokenBucket, WorkQueue
     >>> with WorkQueue.create(rate_limiter=TokenBucket(rate=0.001, burst=2)) as queue:
@@ -133,12 +151,14 @@ class TokenBucket:
     burst: int = 100
 
     def __post_init__(self) -> None:
+        _check_numbers(self, "rate")
+        _check_int(self, "burst")
         if not 0 < self.rate <= _MOST_RATE:
             raise ValueError(
                 f"TokenBucket needs a rate above 0 and up to {_MOST_RATE:,.0f}, in tokens a "
                 f"second, not {self.rate!r}"
             )
-        if not (isinstance(self.burst, int) and self.burst >= 1):
+        if not self.burst >= 1:
             raise ValueError(f"TokenBucket needs a burst of 1 token or more, not {self.burst!r}")
         if self.burst > self.rate * _MOST_SECONDS:
             raise ValueError(

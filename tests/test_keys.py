@@ -74,3 +74,10 @@ def test_a_key_with_two_slashes_is_not_ours() -> None:
     """split_meta_namespace_key refuses what the key function cannot have made."""
     with pytest.raises(KeyFuncError, match="'a/b/c'"):
         split_meta_namespace_key("a/b/c")
+
+
+@pytest.mark.parametrize("key", [3, None, b"a/b"])
+def test_a_key_is_text(key: Any) -> None:
+    """split_meta_namespace_key says what it got where that is no str."""
+    with pytest.raises(TypeError, match=f"a key must be a str, not {key!r}"):
+        split_meta_namespace_key(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -97,7 +98,6 @@ def test_max_of_asks_every_one(waits: float, longest: float) -> None:
         (lambda: TokenBucket(rate=math.nan), "nan"),
         (lambda: TokenBucket(rate=1e12, burst=10**20), "1000000000000.0"),  # more than 64 bits
         (lambda: TokenBucket(burst=0), "0"),
-        (lambda: TokenBucket(burst=1.5), "1.5"),  # type: ignore[arg-type]
         (lambda: TokenBucket(rate=1e-9, burst=100), "rate=1e-09"),
         (lambda: MaxOf(), "none"),
         (lambda: MaxOf(TokenBucket(), TokenBucket(1.0, 1)), "2"),
@@ -108,6 +108,25 @@ def test_figures_that_make_no_sense(make: Callable[[], object], value: str) -> N
     """Figures that could give no delay, or a wrong one, are a ValueError that has the value."""
     with pytest.raises(ValueError, match=value):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda wrong: ExponentialBackoff(base=wrong), "base of ExponentialBackoff is a number"),
+        (lambda wrong: ExponentialBackoff(most=wrong), "most of ExponentialBackoff is a number"),
+        (lambda wrong: FastSlow(wrong, 1.0, 3), "fast of FastSlow is a number"),
+        (lambda wrong: FastSlow(0.1, wrong, 3), "slow of FastSlow is a number"),
+        (lambda wrong: FastSlow(0.1, 1.0, wrong), "fast_attempts of FastSlow is an int"),
+        (lambda wrong: TokenBucket(rate=wrong), "rate of TokenBucket is a number"),
+        (lambda wrong: TokenBucket(burst=wrong), "burst of TokenBucket is an int"),
+    ],
+)
+def test_figures_of_another_type(make: Callable[[Any], object], said: str) -> None:
+    """What is no number, and a fraction where things are counted, is a TypeError that says it."""
+    for wrong in ("x", None, True, *([1.5] if said.endswith("int") else [])):
+        with pytest.raises(TypeError, match=re.escape(f"{said}, not {wrong!r}")):
+            make(wrong)
 
 
 @pytest.mark.parametrize("wrong", [3.0, "fast", None, ExponentialBackoff])
