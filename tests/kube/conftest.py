@@ -28,12 +28,15 @@ STARTUP_DEADLINE = 120.0
 POLL = 0.05
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for bound in sockets:
-            bound.bind(("127.0.0.1", 0))
-        return [bound.getsockname()[1] for bound in sockets]
+def hold_port() -> socket.socket:
+    """A port of loopback that nobody else is given while this is open.
+
+    It is bound and does not listen: that a server with SO_REUSEADDR may, as those in Go are.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 def wait_until(holds: Callable[[], bool], what: str, deadline: float) -> None:
@@ -52,7 +55,9 @@ class Cluster:
 
     def __init__(self, assets: Path, folder: Path) -> None:
         self._assets, self._folder = assets, folder
-        self._etcd_port, self._etcd_peer_port, self._port = free_ports(3)
+        self._held = [hold_port() for _ in range(3)]
+        ports = [held.getsockname()[1] for held in self._held]
+        self._etcd_port, self._etcd_peer_port, self._port = ports
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.host = f"https://127.0.0.1:{self._port}"
         (folder / "tokens.csv").write_text(f'{self.TOKEN},admin,1,"system:masters"\n')
@@ -108,6 +113,8 @@ class Cluster:
             process.kill()
         for process in self._processes.values():
             process.wait()
+        for held in self._held:
+            held.close()
 
     def _start(self, program: str, *arguments: str) -> None:
         with open(self._folder / f"{program}.log", "ab") as log:
