@@ -314,6 +314,34 @@ def test_references_are_counted() -> None:
     assert abs(after[1] - before[1]) < 50
 
 
+@pytest.mark.parametrize("previous", ["none", "same", "other"])
+def test_no_memory(previous: str) -> None:
+    """An allocation that fails is a MemoryError, whichever it is, and leaves nothing behind."""
+    capi = pytest.importorskip("_testcapi", reason="this Python has no faults to inject")
+    obj = {"a": [[], {}, "text", "é", 1.5, 2**60, b"b"], "b": {"c": [1, {"d": "e" * 50}]}}
+    data = pack(obj)
+    like = {
+        "none": None,
+        "same": read_only(data),
+        "other": read_only(pack({"a": [[], {}, "text", 1], "b": {"c": [1, {}]}})),
+    }[previous]
+    failed = 0
+    for at in range(1, 500):
+        capi.set_nomemory(at, at + 1)
+        try:
+            made = read_only(data, like)
+        except MemoryError:
+            made = None
+        finally:
+            capi.remove_mem_hooks()
+        if made is None:
+            failed += 1
+        else:
+            assert made is NotImplemented or same(made, freeze(obj))
+    assert same(read_only(data, like), freeze(obj))
+    assert failed > 0 or previous == "same"
+
+
 def test_shared_objects_share_the_texts_that_come_again() -> None:
     """Of many objects that say the same short texts, those decoded to be shared have one str of
     each; a text that came once is kept by nobody else."""

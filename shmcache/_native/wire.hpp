@@ -291,7 +291,10 @@ class Reader {
     const Ref old(like != nullptr && Py_IS_TYPE(like, list_) ? Py_NewRef(like) : nullptr);
     const auto olds = [&] { return old.get() == nullptr ? 0 : PyList_GET_SIZE(old.get()); };
     Ref made(nullptr);  // none, as long as all is as in `old`
-    if (old.get() == nullptr || olds() != size) made.set(begin_list(size, nullptr, 0));
+    if (old.get() == nullptr || olds() != size) {
+      made.set(begin_list(size, nullptr, 0));
+      if (made.get() == nullptr) return nullptr;
+    }
     ++depth_;
     for (Py_ssize_t i = 0; i < size; ++i) {
       const Ref was(i < olds() ? Py_NewRef(PyList_GET_ITEM(old.get(), i)) : nullptr);
@@ -313,7 +316,10 @@ class Reader {
     const auto size = static_cast<Py_ssize_t>(count);
     const Ref old(like != nullptr && Py_IS_TYPE(like, dict_) ? Py_NewRef(like) : nullptr);
     Ref made(nullptr);  // none, as long as all is as in `old`
-    if (old.get() == nullptr || PyDict_GET_SIZE(old.get()) != size) made.set(begin_map(nullptr, 0));
+    if (old.get() == nullptr || PyDict_GET_SIZE(old.get()) != size) {
+      made.set(begin_map(nullptr, 0));
+      if (made.get() == nullptr) return nullptr;
+    }
     bool in_step = old.get() != nullptr;  // the keys until here are the first of `old`
     Py_ssize_t at = 0;
     ++depth_;
