@@ -8,13 +8,14 @@ this watch has given. Here are waiting, ending and asyncio. May import: ``_core`
 from __future__ import annotations
 
 import builtins
+import contextlib
 import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from shmcache._core import Arena
-from shmcache._errors import ClosedError
+from shmcache._errors import ClosedError, CodecError
 from shmcache._handle import _checked
 from shmcache._sleeper import Sleeper, take_note
 from shmcache._types import Change
@@ -73,7 +74,10 @@ class Watch(Generic[T]):
         self._closed = False
         self._looking: asyncio.Future[None] | None = None
         if not initial:
-            self._look(0)
+            for _ in range(2):  # what it cannot decode it says after the look, and has to give none
+                with contextlib.suppress(CodecError):
+                    self._look(0)
+            self._looked = True
             self._hand = []
             self._synced = True
 

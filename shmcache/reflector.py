@@ -28,9 +28,9 @@ unknown event type                    nothing is applied; the version advances
 ``store.add/update/delete`` fails     logged; the version advances
 the same: a ``LockTimeoutError``      pause, the same write again: whoever has the lock will
                                       let go of it, and nobody would bring this event again
-the same: a ``CapacityError``         logged; the store is told no version any more, which would
-                                      say that it has this event, and at the end of the watch
-                                      there is a list; if that has no room either, watch again
+the same: a ``CapacityError``         logged; the store is told no later version, which would say
+                                      that it has this event, and at the end of the watch there
+                                      is a list; if that has no room either, watch again
 ``store.replace`` cannot hold an      that item dropped, the others replaced: see ``_intake``
 item (no key, or no encoding)
 ``store.replace`` fails               error; the store is as it was
@@ -586,19 +586,13 @@ class Reflector(Background):
                     exc,
                     extra=_fields(exc),
                 )
-                if isinstance(exc, CapacityError) and not self._incomplete:
-                    self._tell("")  # or who waits for this version believes to have it
-                    self._incomplete = True
+                self._incomplete = self._incomplete or isinstance(exc, CapacityError)
                 return True
 
     def _advance(self, version: str) -> None:
         """Note how far the store is: after the write, so that nobody resumes behind it."""
         self._version = version
-        if not self._incomplete:
-            self._tell(version)
-
-    def _tell(self, version: str) -> None:
-        if self._bookmark is None:
+        if self._bookmark is None or self._incomplete:
             return
         try:
             self._bookmark(version)

@@ -344,6 +344,20 @@ def test_what_cannot_be_decoded_delays_nobody(small: Store) -> None:
         assert watch.unread == 0
 
 
+def test_what_cannot_be_decoded_and_is_left_out(small: Store) -> None:
+    """A watch without the content is made, and says nothing of what in it cannot be decoded."""
+    small.add_raw("bad", b"bad")
+    with Store.attach(small.name, codec=Decoding()) as reader:
+        alone = reader.watch(timeout=0, initial=False)
+        small.add_raw("good", b"1")
+        among = reader.watch(timeout=0, initial=False)
+        assert [change.key for change in alone] == ["good"]
+        assert list(among) == []
+        assert (alone.unread, among.unread) == (1, 1)
+        among.close()
+        assert among.unread == 0
+
+
 def test_one_reader_at_a_time(store: Store) -> None:
     """A second thread that reads the same watch is told to make its own; the first reads on."""
     watch = store.watch()

@@ -433,26 +433,29 @@ class Full(RecordingStore):
         super().__init__()
         self.refuses["a"] = CapacityError("full")
 
+    def add(self, obj: Any) -> None:
+        if obj["metadata"]["name"] == "a":
+            self.refuses["replace"] = CapacityError("full")
+        super().add(obj)
+
     def bookmark(self, version: str) -> None:
         self.writes.append(("bookmark", version))
-        if version == "":
-            self.refuses["replace"] = CapacityError("full")
 
 
 def test_what_found_no_room_is_listed_later() -> None:
-    """After an event for which there was no room the store has no version, until a list at the
-    end of a watch has brought all; while that finds no room either, the watch goes on."""
+    """After an event for which there was no room the store is told no later version, until a list
+    at the end of a watch has brought all; while that finds no room either, the watch goes on."""
     lists = [EMPTY, ListResult([pod("a", 11)], "13"), ListResult([pod("a", 11)], "20")]
     watches = [
-        [Event("ADDED", pod("a", 11)), Event("ADDED", pod("b", 12))],
+        [Event("ADDED", pod("z", 11)), Event("ADDED", pod("a", 12)), Event("ADDED", pod("b", 13))],
         [Event("ADDED", pod("c", 14))],
         [Event("ADDED", pod("d", 21))],
     ]
     run = Run(lists, watches, store=Full())
-    assert run.source.watched == ["10", "12", "20"]
+    assert run.source.watched == ["10", "13", "20"]
     assert run.store.writes == [
         ("replace", "10"),
-        *[("add", "a"), ("bookmark", ""), ("add", "b"), ("add", "c")],
+        *[("add", "z"), ("bookmark", "11"), ("add", "a"), ("add", "b"), ("add", "c")],
         ("replace", "20"),
         *[("add", "d"), ("bookmark", "21")],
     ]

@@ -50,6 +50,18 @@ def test_versions_of_an_object_share_what_has_not_changed(
         assert new["more"] is old["more"]
 
 
+def test_keys_are_plain_text(store: Store, pod: Any) -> None:
+    """A key of a subclass of str finds its entry, and nobody else is given it."""
+
+    class Key(str):
+        pass
+
+    store.add(pod("a"))
+    assert store.get_by_key(Key("default/a")) == pod("a")
+    assert [type(key) for key in store] == [str]
+    assert [type(key) for key in store.keys()] == [str]  # noqa: SIM118
+
+
 def test_replace_keeps_what_did_not_change(store: Store, pod: Any) -> None:
     """An entry that a replace leaves byte for byte is not decoded again."""
     store.replace([pod("a"), pod("b")], "1")

@@ -367,7 +367,9 @@ class Handle {
     count_read();
     nb::object object = decode(data, key, last_version(key));
     if (hit.record != kNoRecord) {
-      remember(hit.record, hit.state, nb::borrow(key), object, nb::len(data));
+      // Others get this key: not one of a subclass, which might run Python.
+      nb::object plain = PyUnicode_CheckExact(key.ptr()) ? nb::borrow(key) : to_str(*text);
+      remember(hit.record, hit.state, std::move(plain), object, nb::len(data));
       make_shortcut(key, hit);
     }
     return object;
@@ -1886,6 +1888,7 @@ class Changes {
     const nb::object error = std::exchange(error_, nb::object());
     View view = std::exchange(view_, View());
     std::vector<Given> given = std::exchange(given_, {});
+    unread_ = 0;
   }
 
   nb::object arena_;

@@ -107,7 +107,7 @@ class Queue {
         return Status::kCorrupt;
       }
       const Record &n = table_.record(next), &p = table_.record(prev);
-      if (n.seq.load(relaxed) > seq) {
+      if (n.seq.load(relaxed) >= seq) {
         prev = n.prev.load(relaxed);
         break;
       }

@@ -152,8 +152,9 @@ Status Arena::retry_locked(RecordNo held, uint64_t due) {
   } else if (parked == kNoRecord) {
     done = park(held, due);
   } else {
-    const uint64_t known = table_.ticket(parked)->deadline_ns.load(relaxed);
-    done = bequeath(held, parked);
+    done = bequeath(held, parked);  // and so there are tickets
+    const uint64_t known =
+        done == Status::kOk ? table_.ticket(parked)->deadline_ns.load(relaxed) : due;
     if (done == Status::kOk && (known == 0 || due < known)) done = put_off(parked, priority, due);
     if (done == Status::kOk) done = table_.erase(held);
   }

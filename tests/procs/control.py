@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shmcache import _core
+from shmcache import FIFO, Store, _core
 
 __all__ = [
     "CHANGE_SLEEPERS",
@@ -103,6 +103,12 @@ def until(condition: Callable[[], bool]) -> None:
     """Look until it holds: for states that only the kernel or the segment can tell."""
     while not condition():
         time.sleep(0.0005)
+
+
+def alone(handle: Store | FIFO) -> None:
+    """Wait until no process but ours has the arena open. The lock of one that has ended goes with
+    the last reference to its memory, and who reads its /proc just then holds one."""
+    until(lambda: handle.stats().attached == 1)
 
 
 def stop(pid: int) -> None:

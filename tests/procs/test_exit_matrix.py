@@ -15,6 +15,7 @@ from signal import SIGABRT, SIGKILL, SIGTERM
 import pytest
 
 from shmcache import FIFO, Store
+from tests.procs.control import alone
 
 RUNS = 5
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -100,7 +101,7 @@ def ends(seeded: tuple[Store, FIFO], program: str, status: int) -> list[str]:
     for handle in seeded:
         handle.add_raw("next", b"\xa1x")
         assert handle.get_by_key("next") == "x"
-        assert handle.stats().attached == 1
+        alone(handle)
         assert handle.check() == []
     return said
 
@@ -295,7 +296,7 @@ def test_handles_and_the_collector(seeded: tuple[Store, FIFO], case: str) -> Non
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, printed, "")
     for handle in seeded:
-        assert handle.stats().attached == 1
+        alone(handle)
         assert handle.check() == []
 
 

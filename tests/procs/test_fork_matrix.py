@@ -28,6 +28,7 @@ import shmcache
 from shmcache import FIFO, MsgpackCodec, Store
 from tests.procs.control import (
     adopting,
+    alone,
     control,
     forked,
     path_of,
@@ -169,7 +170,7 @@ def goes_on(store: Store, fifo: FIFO) -> None:
     for handle in (store, fifo):
         handle.add_raw("after", DATA)
         assert handle.get_by_key("after") == "x"
-        assert handle.stats().attached == 1
+        alone(handle)
         assert handle.check() == []
 
 
@@ -611,7 +612,7 @@ def test_a_childs_arena_is_usable_by_its_parent(name: str) -> None:
 
     assert forked(child) == 0
     with FIFO.attach(name) as fifo:
-        assert fifo.stats().attached == 1
+        alone(fifo)
         assert fifo.pop() == OBJ
         assert fifo.check() == []
 
@@ -666,7 +667,8 @@ def test_nothing_is_inherited_over_exec(filled: tuple[Store, FIFO], way: str) ->
     wait, stdin, stdout = run_by(way)
     with stdin, stdout:
         assert stdout.readline() == b"end\n"
-        assert store.stats().attached == fifo.stats().attached == 1
+        alone(store)
+        alone(fifo)
         assert forked(lambda: use_alone(*filled)) == 0
         stdin.write(b"\n")
     assert wait() == 0

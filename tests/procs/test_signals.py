@@ -20,6 +20,7 @@ import shmcache
 from shmcache import FIFO, Store
 from tests.procs.control import (
     READY_SLEEPERS,
+    alone,
     control,
     forked,
     poke,
@@ -378,7 +379,7 @@ def test_hundreds_of_killed_sleepers(fifo: FIFO, consumers: Consumers) -> None:
             assert consumers.next() == f"{round_}-{n}"
         for pid in list(consumers.living):
             consumers.kill(pid)
-        assert fifo.stats().attached == 1
+        alone(fifo)
     for n in range(1000):
         fifo.add_raw(f"item-{n}", DATA)
         assert fifo.pop_raw() == (f"item-{n}", DATA)
